@@ -341,15 +341,30 @@ def by_a2c(environment):
     return luckless(a2c(environment, network=LOGITS, optimizer=sgd(0.2), num_envs=INSTANCES, num_steps=STEPS))
 
 
-def by_reinforce(environment, baseline="none", horizon=4):  # its instances do all the same, so their mean is no news
+PRIVATE = {"trajectory_clip": 2.0}  # noise is of no seed, so that no two runs have the same
+
+
+def by_episode(build, environment, **options):
+    """Episodes of at most STEPS steps, whose gradients are clipped."""
+    size = {"num_envs": INSTANCES, "num_steps": STEPS}
+    return luckless(build(environment, network=LOGITS, optimizer=sgd(0.2), **size, **PRIVATE, **options))
+
+
+def by_reinforce(
+    environment, baseline="none", horizon=4, **options
+):  # its instances do all the same, so their mean is no news
     size = {"episodes_per_step": INSTANCES, "horizon": horizon}
-    return luckless(reinforce(environment, network=LOGITS, optimizer=sgd(0.1), baseline=baseline, **size))
+    return luckless(reinforce(environment, network=LOGITS, optimizer=sgd(0.1), baseline=baseline, **size, **options))
 
 
 ON_THE_HOST = {
     "a2c": (by_a2c, "delta"),
     "a2c, gradient": (by_a2c, "gradient"),
     "reinforce": (by_reinforce, "delta"),
+    "a2c, clipped": (lambda environment: by_episode(a2c, environment), "delta"),
+    "a2c, clipped, gradient": (lambda environment: by_episode(a2c, environment), "gradient"),
+    "ppo, clipped": (lambda environment: by_episode(ppo, environment, num_epochs=2, num_minibatches=2), "delta"),
+    "reinforce, clipped": (lambda environment: by_reinforce(environment, "value", **PRIVATE), "delta"),
     "reinforce, whole episodes": (lambda environment: by_reinforce(environment, horizon=9), "delta"),
     "reinforce, value, gradient": (lambda environment: by_reinforce(environment, "value"), "gradient"),
     "apfl": (lambda environment: apfl(by_a2c(environment), rate=0.1), "delta"),

@@ -15,7 +15,7 @@ from fedrl.aggregators import mean, median, q_ffl
 from fedrl.clocks import clock
 from fedrl.core.component import component
 from fedrl.core.errors import REASONS, UnsoundError
-from fedrl.core.learner import Statistics
+from fedrl.core.learner import Learner, Statistics
 from fedrl.core.replay import empty
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation
@@ -41,6 +41,7 @@ from fedrl.stages import (
     scaffold,
     top_k,
     weight_by_capacity,
+    weight_by_improvement,
 )
 from fedrl.topologies import metropolis, ring, tree
 from fedrl.wire.codec import varies
@@ -96,11 +97,36 @@ def silent() -> Stage:
     return Stage(untouched, skips_uploads=True)
 
 
-class Mechanism(NamedTuple):
-    """Stages, a sum that hides its terms as their last, and of whose learner."""
+@component("test double")
+def in_steps(reads: bool = True, reads_in_gradient: bool = True) -> Learner:
+    """The quadratic with noise in each local step, and in its gradient."""
 
-    parts: tuple[Stage | Summation, ...]
+    def added(key, tree):
+        return jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), tree)
+
+    def learn(key, state, experience, context):
+        after, metrics = LEARNER.learn(key, state, experience, context)
+        params = LEARNER.params(after)
+        return LEARNER.adopt(after, added(context.noise, params) if reads else params), metrics
+
+    def gradient(key, state, experience, context):
+        slope, metrics = LEARNER.gradient(key, state, experience, context)
+        return (added(context.noise, slope) if reads_in_gradient else slope), metrics
+
+    noise = Noise(EVENT, 1.0, "agent", "trajectory")
+    return replace(EPISODIC, learn=learn, gradient=gradient, noise=noise)
+
+
+class Mechanism(NamedTuple):
+    """Stages, a sum that hides its terms as their last, or a learner with noise of its own; and of whose learner."""
+
+    parts: tuple[Stage | Summation | Learner, ...]
     trajectory: bool = False
+
+    @property
+    def learner(self) -> Learner:
+        own = next((part for part in self.parts if isinstance(part, Learner)), None)
+        return own or (EPISODIC if self.trajectory else LEARNER)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -120,11 +146,12 @@ MECHANISMS = {
     "adaptive clip": Mechanism((adaptive(),)),
     "hidden sum": Mechanism((veil(),)),
     "hidden sum and central": Mechanism((clip(1.0), central(), veil())),
+    "steps": Mechanism((in_steps(),)),
 }
 
 
 def built(mechanism: Mechanism, rule=mean("uniform"), before=(), after=(), learner=None, **options) -> Federation:
-    learner = learner or (EPISODIC if mechanism.trajectory else LEARNER)
+    learner = learner or mechanism.learner
     if mechanism.trajectory:
         options = {"payload": "gradient", **options}
     return federate(learner, rule, *before, *mechanism.stages, *after, summation=mechanism.summation, **options)
@@ -137,7 +164,9 @@ def placed(mechanism: Mechanism, topology=None, schedule=synchronous(), **decide
 
 
 def counting(mechanism: Mechanism) -> Federation:
-    return built(mechanism, learner=replace(EPISODIC if mechanism.trajectory else LEARNER, statistics=COUNTING))
+    own = replace(mechanism.learner, statistics=COUNTING)
+    object.__setattr__(own, "call", mechanism.learner.call)  # so that messages name it
+    return built(mechanism, learner=own)
 
 
 ROWS = {
@@ -274,6 +303,55 @@ REFUSED = {
         ),
         "unbounded",
         "learns from its replay buffer",
+    ),
+    "noise in steps, and a weight by returns": (
+        lambda: built(MECHANISMS["steps"], mean(), before=[weight_by_improvement()]),
+        "in the clear",
+        r"weight_by_improvement\(\) sends what depends on the agent's metrics.*in_steps\(\) adds noise to its grad",
+    ),
+    "noise in steps, and a rule that asks": (
+        lambda: built(MECHANISMS["steps"], q_ffl()),
+        "in the clear",
+        r"Agents report \['loss'\].*q_ffl\(\) requests.*in_steps\(\) adds noise to its gradients alone",
+    ),
+    "noise in steps that nobody draws": (
+        lambda: built(MECHANISMS["steps"], learner=in_steps(reads=False)),
+        "unbounded",
+        r"in_steps\(reads=False\) declares noise, and its `learn` or its `gradient` does not read the key",
+    ),
+    "noise in steps and not in gradients": (
+        lambda: built(MECHANISMS["steps"], learner=in_steps(reads_in_gradient=False), payload="gradient"),
+        "unbounded",
+        r"declares noise, and its `learn` or its `gradient` does not read the key",
+    ),
+    "noise in steps, episodes nobody clips": (
+        lambda: built(MECHANISMS["steps"], learner=replace(in_steps(), clips_trajectories=None)),
+        "unbounded",
+        "move a gradient by at most 1, and does not bound them to that",
+    ),
+    "noise in steps, episodes clipped to more": (
+        lambda: built(MECHANISMS["steps"], learner=replace(in_steps(), clips_trajectories=1.5)),
+        "unbounded",
+        "move a gradient by at most 1, and does not bound them to that",
+    ),
+    "noise in steps, episodes over iterations": (
+        lambda: built(MECHANISMS["steps"], learner=replace(in_steps(), episodic=False)),
+        "unbounded",
+        "its episodes continue from iteration to iteration",
+    ),
+    "noise in steps, a memory of experience": (
+        lambda: built(
+            MECHANISMS["steps"],
+            learner=replace(in_steps(), init=lambda key, env: (LEARNER.init(key, env), empty(jnp.zeros(2), 3)),
+                            params=lambda state: LEARNER.params(state[0])),
+        ),
+        "unbounded",
+        "learns from its replay buffer in many",
+    ),
+    "noise in steps, for the agent": (
+        lambda: built(MECHANISMS["steps"], learner=replace(in_steps(), noise=Noise(EVENT, 1.0, "agent"))),
+        "unbounded",
+        "declares noise at the 'agent' for the unit 'agent'",
     ),
     "trajectories coded before the noise": (
         lambda: built(MECHANISMS["trajectory, agents"], before=[top_k(0.1)]),
@@ -412,6 +490,8 @@ def test_all_that_leaves_is_listed_with_its_bytes() -> None:
         ((clip(1.0), local(), veil()), "noise that the agent adds and a hidden sum"),
         ((veil(),), "a hidden sum"),
         ((quantize(8),), "nothing"),
+        ((in_steps(), quantize(8)), "noise in each local step"),
+        ((in_steps(), clip(1.0), central()), "noise in each local step and noise that the server adds to the sum"),
     ],
 )
 def test_what_protects_the_value_is_said(stages, expected) -> None:

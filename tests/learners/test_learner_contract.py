@@ -47,6 +47,13 @@ def small(optimizer=PULLED):
         "a2c": lambda env: a2c(env, num_envs=2, num_steps=4, **options),
         "reinforce": lambda env: reinforce(env, episodes_per_step=2, **options),
         "reinforce, value": lambda env: reinforce(env, baseline="value", episodes_per_step=2, horizon=3, **options),
+        "ppo, by episode": lambda env: ppo(
+            env, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, trajectory_clip=1.0, **options
+        ),
+        "a2c, by episode": lambda env: a2c(env, num_envs=2, num_steps=4, trajectory_clip=1.0, **options),
+        "reinforce, by episode": lambda env: reinforce(
+            env, baseline="value", episodes_per_step=2, trajectory_clip=1.0, **options
+        ),
         "normalize": lambda env: normalize(a2c(env, num_envs=2, num_steps=4, **options)),
         "personal": lambda env: personal(a2c(env, num_envs=2, num_steps=4, **options), local=["actor"]),
         "interpolate": lambda env: interpolate(a2c(env, num_envs=2, num_steps=4, **options)),
@@ -271,6 +278,7 @@ def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, hal
     _, _, slope, after, _ = halves
     wraps_or_takes_many = case.name in (
         "ppo",
+        "ppo, by episode",
         "personal",
         "interpolate",
         "apfl",
@@ -291,7 +299,7 @@ def test_facts_of_a_learner_stand_in_its_record(case):
     assert learner.personalised == (
         (wrapper,) if wrapper in ("personal", "interpolate", "apfl", "accept_if_better") else ()
     )
-    assert learner.episodic == (wrapper == "reinforce")
+    assert learner.episodic == (wrapper == "reinforce" or case.name.endswith("by episode"))
     assert not follows_corrections(learner)
     if not wrapper.startswith("q_table"):
         assert follows_corrections(small(chain(add_correction(), sgd(0.1)))[case.name](learner.environment))

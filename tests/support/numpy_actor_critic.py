@@ -21,6 +21,8 @@ class Settings:
     entropy_coef: float
     clip: float | None = None
     """PPO's, None for A2C."""
+    normalises: bool = True
+    """Whether PPO normalises advantages over a batch."""
 
 
 class Samples(NamedTuple):
@@ -91,7 +93,9 @@ def objective(settings: Settings, params: Any, batch: Samples) -> float:
     if settings.clip is None:
         gain = log_prob * batch.advantage
     else:
-        advantage = (batch.advantage - batch.advantage.mean()) / batch.advantage.std()
+        advantage = batch.advantage
+        if settings.normalises:
+            advantage = (advantage - advantage.mean()) / advantage.std()
         ratio = ratios(params, batch)
         gain = np.minimum(ratio * advantage, np.clip(ratio, 1 - settings.clip, 1 + settings.clip) * advantage)
     error = (network(params["critic"], batch.state)[0] - batch.target) ** 2

@@ -117,10 +117,14 @@ class Learner:
         gamma: The discount factor of the return that it maximises. None if it has none.
         personalised: The names of the wrappers, such as ("personal",), that make agents act with parameters which the
             federation cannot access. Empty if all agents act with the server's parameters.
-        clips_trajectories: The L2 norm to which it scales down each episode's contribution to its `gradient`, a mean
-            over episodes. Contributions must be independent, so no baseline may be shared by episodes. None: it bounds
-            nothing.
-        noise: The calibrated noise that it adds in its local steps, with `LocalContext.noise` as its key, if any.
+        clips_trajectories: The L2 sensitivity of each of its gradients to one episode, C / n: a gradient is a mean over
+            n episodes with n fixed, the gradient of each scaled down to a norm of at most C, and no contribution
+            depends on another episode (no shared baseline, no shared normalisation), so that adding or removing an
+            episode moves the gradient by at most C / n. None: it bounds nothing.
+        noise: The noise that it adds to each of its gradients, with `LocalContext.noise` as its key: `event` is the
+            price, for one episode, of one local iteration; `unit` is "trajectory". Whatever of the learner's state
+            depends on episodes, apart from a running rollout, is then computed from such gradients alone. None: it
+            adds none.
         call: The constructor call that made the learner.
     """
 
@@ -145,7 +149,7 @@ class Learner:
     measures: Measures = field(default_factory=dict)
     gamma: Number | None = None
     personalised: tuple[str, ...] = ()
-    clips_trajectories: float | None = None
+    clips_trajectories: Number | None = None
     noise: Noise | None = None
     call: Call | None = None
 
@@ -243,6 +247,16 @@ def follows_corrections(learner: Learner) -> bool:
     """Return whether `learn` uses the correction of its context: whether its optimiser reads corrections."""
     # An optax transformation does not declare what it reads, so we look at the traced program of `learn`: a correction
     # that no operation takes as input cannot change what is learned.
+    return _reads(learner, "correction")
+
+
+def draws_noise(learner: Learner) -> bool:
+    """Return whether `learn`, and `gradient` if it has one, use the key of the noise of their context."""
+    return _reads(learner, "noise") and (learner.gradient is None or _reads(learner, "noise", of_gradient=True))
+
+
+def _reads(learner: Learner, entry: str, of_gradient: bool = False) -> bool:
+    """Return whether the traced program of `learn`, or of `gradient`, takes an entry of its context as an input."""
 
     def begun(key: Key) -> tuple[PyTree, Params, Experience]:
         state = learner.init(key, learner.environment.params)
@@ -252,14 +266,18 @@ def follows_corrections(learner: Learner) -> bool:
     key = jax.random.key(0)
     state, params, experience = jax.eval_shape(begun, key)
 
-    def learned(correction: Params, key: Key, state: PyTree, params: Params, experience: Experience) -> PyTree:
-        return learner.learn(key, state, experience, LocalContext(params, correction))[0]
+    def learned(given: PyTree, key: Key, state: PyTree, params: Params, experience: Experience) -> PyTree:
+        context = LocalContext(params, params, None if learner.noise is None else key)._replace(**{entry: given})
+        function = learner.gradient if of_gradient else learner.learn
+        assert function is not None
+        return function(key, state, experience, context)[0]
 
-    traced = jax.make_jaxpr(learned)(params, key, state, params, experience).jaxpr
-    # The correction is the first argument, so its leaves are the first inputs of the program.
-    corrections = {id(x) for x in traced.invars[: len(jax.tree.leaves(params))]}
+    given = params if entry == "correction" else key
+    traced = jax.make_jaxpr(learned)(given, key, state, params, experience).jaxpr
+    # It is the first argument, so its leaves are the first inputs of the program.
+    inputs = {id(x) for x in traced.invars[: len(jax.tree.leaves(given))]}
     taken = {id(x) for equation in traced.eqns for x in equation.invars} | {id(x) for x in traced.outvars}
-    return bool(corrections & taken)
+    return bool(inputs & taken)
 
 
 def _blank(learner: Learner) -> Trajectory:

@@ -83,8 +83,8 @@ class LocalContext(NamedTuple):
         params: The global parameters, the anchor of FedProx.
         correction: What `fedrl.learners.add_correction` adds to each local gradient, SCAFFOLD's c - c_k; it has the
             shapes of the parameters.
-        noise: The key of calibrated noise in local steps, from which step t takes `fold_in(noise, t)`; None where no
-            part of the federation adds any.
+        noise: The key of the noise that a learner adds to its gradients, from a secret of the agent: of the whole round
+            where the agent's half makes the context, of one local step where a learner gets it. None: it adds none.
     """
 
     params: Params

@@ -16,7 +16,7 @@ import numpy as np
 from fedrl.clocks.devices import Clock
 from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
-from fedrl.core.learner import parameters_of
+from fedrl.core.learner import Learner, parameters_of
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import PyTree
@@ -28,7 +28,7 @@ from fedrl.engines.topologies.tree import holding, lowest
 from fedrl.engines.traffic import change_bytes, moved, sum_bytes, terms
 from fedrl.engines.upload_bids import bids_of
 from fedrl.federation.federation import Federation
-from fedrl.federation.soundness import NOTHING, SERVER, Outgoing, protection
+from fedrl.federation.soundness import SERVER, Outgoing, protection
 from fedrl.federation.soundness import outgoing as leaving_with
 from fedrl.server.scheduler import Scheduler
 from fedrl.server.schedules import Schedule
@@ -94,25 +94,25 @@ def _among_neighbours(federation: Federation, where: GossipTopology) -> list[Out
     """Return the messages over an edge of the graph; each includes the number of the round or of a copy."""
     if federation.stages:
         like = message_shapes(federation, where.rule)
-        encoded, protected = compressor(federation, like).encoded, protection(federation.stages)
+        encoded, alone = compressor(federation, like).encoded, protection((), None, federation.learner)
+        protected = protection(federation.stages, None, federation.learner)
         size, whole = codec(encoded).size_bytes, int(size_bytes(like.tree)) + NUMBER_BYTES
         difference = Outgoing(
             "difference", "agent", "neighbours", None if size is None else size + NUMBER_BYTES, protected,
             "to the copy that they have of it",
         )  # fmt: skip
-        return [difference, Outgoing("parameters", "agent", "neighbours", whole, NOTHING, "to those whose copy is old")]
+        return [difference, Outgoing("parameters", "agent", "neighbours", whole, alone, "to those whose copy is old")]
+    alone = protection((), None, federation.learner)
     first, *rest = message_bytes(where.rule, parameters_of(federation.learner), where.consensus_steps)
-    found = [Outgoing("parameters", "agent", "neighbours", first, NOTHING, "whole, with the additions of the rule")]
+    found = [Outgoing("parameters", "agent", "neighbours", first, alone, "whole, with the additions of the rule")]
     if rest:
-        found.append(
-            Outgoing("sums", "agent", "neighbours", rest[0], NOTHING, "of messages it received, in later steps")
-        )
+        found.append(Outgoing("sums", "agent", "neighbours", rest[0], alone, "of messages it received, in later steps"))
     return found
 
 
 def _between_servers(federation: Federation, wire: Messages, tree: Tree) -> list[Outgoing]:
     """Return the messages of each level of servers to the level above."""
-    found, own, protected = [], holding(tree), protection(federation.stages, federation.summation)
+    found, own, protected = [], holding(tree), protection(federation.stages, federation.summation, federation.learner)
     added_up = tuple(wire.sent.stage_states[i] for i, stage in enumerate(federation.stages) if stage.sums is not None)
     change = moved(wire, added_up)
     for level in range(1, len(tree.periods)):
@@ -143,6 +143,8 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
         UnsoundError: A part undoes the protection that another part promises.
     """
     hiding = hidden(federation.summation)
+    if federation.learner.noise is not None:
+        _check_answers(federation.learner, scheduler)
     for stage in federation.stages:
         if stage.noise is not None:
             _check_answers(stage, scheduler)
@@ -157,13 +159,14 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
         _check_hidden(hiding, agents, topology, scheduler)
 
 
-def _check_answers(stage: Stage | Summation, scheduler: Scheduler) -> None:
+def _check_answers(private: Stage | Summation | Learner, scheduler: Scheduler) -> None:
+    covers = "its gradients" if isinstance(private, Learner) else "the value of an update"
     for part in (scheduler.selection, scheduler.local_steps, scheduler.upload_budget):
         if part is not None and part.requested:
             raise UnsoundError(
-                f"{part!r} decides by what agents report, {list(part.requested)}, and {stage!r} covers the value of an "
-                "update only, so that these reports and the decision reveal data. Use one that needs no reports, such "
-                f"as uniform(...), or leave {stage!r} out.",
+                f"{part!r} decides by what agents report, {list(part.requested)}, and {private!r} covers {covers} "
+                "only, so that these reports and the decision reveal data. Use one that needs no reports, such as "
+                f"uniform(...), or leave {private!r} out.",
                 reason="in the clear",
             )
 

@@ -70,11 +70,13 @@ def work(
     spec: Spec, task: AgentTask, agent: AgentState, total: PyTree, step: jax.Array, experience: Experience | None = None
 ) -> tuple[AgentState, PyTree, Metrics]:
     """Run one local step: an iteration of the learner, or the gradient of one."""
-    key = jax.random.fold_in(task.keys.training, step)
+    key, context = jax.random.fold_in(task.keys.training, step), task.context
+    if context.noise is not None:
+        context = context._replace(noise=jax.random.fold_in(context.noise, step))
     if spec.payload == "gradient":
-        slope, state, metrics = differentiate(spec.learner, key, agent.learner, task.context, experience)
+        slope, state, metrics = differentiate(spec.learner, key, agent.learner, context, experience)
         return agent._replace(learner=state), jax.tree.map(jnp.subtract, total, slope), metrics
-    state, metrics = iterate(spec.learner, key, agent.learner, task.context, experience)
+    state, metrics = iterate(spec.learner, key, agent.learner, context, experience)
     return agent._replace(learner=state), total, metrics
 
 

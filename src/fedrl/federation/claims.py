@@ -37,18 +37,19 @@ TRIED = 3
 """The number of updates with which a mean is tried."""
 
 
-def check_words(stages: Sequence[Stage], summation: Summation | None) -> None:
+def check_words(stages: Sequence[Stage], summation: Summation | None, learner: Learner | None = None) -> None:
     """Refuse unknown words and sizes out of range in the declarations of noise, clips and sums.
 
     Raises:
         ConfigError: A field is not one of the allowed words, or a norm is not above zero; the message has its name.
     """
+    for declared in (*stages, *(() if learner is None else (learner,))):
+        if declared.noise is not None:
+            check_one_of(declared.noise.at, ("agent", "server"), "noise.at")
+            check_one_of(declared.noise.unit, ("agent", "trajectory"), "noise.unit")
+            check_one_of(declared.noise.relation, ("add-remove", "replace-one"), "noise.relation")
+            check_above_zero(**{"noise.clip": declared.noise.clip})
     for stage in stages:
-        if stage.noise is not None:
-            check_one_of(stage.noise.at, ("agent", "server"), "noise.at")
-            check_one_of(stage.noise.unit, ("agent", "trajectory"), "noise.unit")
-            check_one_of(stage.noise.relation, ("add-remove", "replace-one"), "noise.relation")
-            check_above_zero(**{"noise.clip": stage.noise.clip})
         if stage.clips is not None:
             check_above_zero(clips=stage.clips)
     if summation is not None:

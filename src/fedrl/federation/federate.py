@@ -2,8 +2,8 @@
 
     arguments --checks--> Spec --bound to agent_half and server_half--> Federation
 
-The checks are in `composition` (parts that exclude each other), `private` (noise and hidden sums) and `claims` (whether
-stages and rules do what they declare).
+The checks are in `composition` (parts that exclude each other), `private` (noise and hidden sums), `local_noise` (noise
+in local steps) and `claims` (whether stages and rules do what they declare).
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fedrl.federation.claims import check_claims, check_words
 from fedrl.federation.composition import check_composition
 from fedrl.federation.downlink import downlink
 from fedrl.federation.federation import Federation
+from fedrl.federation.local_noise import check_local_noise
 from fedrl.federation.parts import Part, divided_optimizer, divided_rule, grouped, periodic
 from fedrl.federation.private import check_private
 from fedrl.federation.spec import Spec
@@ -93,9 +94,10 @@ def federate(
         aggregator, optimizer = divided_rule(groups), divided_optimizer(groups)
     asked = tuple(dict.fromkeys((*aggregator.requested, *reports)))
     check_requested(asked)
-    check_words(stages, summation)
+    check_words(stages, summation, learner)
     for rule in rules:
         check_private(learner, rule, stages, payload, asked, summation)
+        check_local_noise(learner, rule, stages, asked)
     requested_settings(asked, learner.environment.params, getattr(learner.environment, "choices", ()))
     check_claims(learner, rules, stages, summation)
     in_periods = any(group.every > 1 for group in groups)

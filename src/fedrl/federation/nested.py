@@ -53,7 +53,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
 
     Raises:
         UnsoundError: The agents count statistics, which the outer federation would average; or a stage keeps a sum over
-            all agents, adds noise or hides updates, which the outer federation would not know.
+            all agents, or adds noise or hides updates, or the learner adds noise, which the outer federation would not
+            know.
     """
     check_positive(agents=agents)
     learner = federation.learner
@@ -62,6 +63,12 @@ def as_learner(federation: Federation, agents: int) -> Learner:
             f"{learner!r} counts statistics. They add up among the agents of one server, and the outer federation "
             "would average them. Use a learner without them, or let every agent keep its own: "
             "personal(learner, local=['moments'])."
+        )
+    if learner.noise is not None:
+        raise UnsoundError(
+            f"{learner!r} adds noise from a secret of its agent, and agents inside an outer federation have no secrets "
+            "of their own. Use a topology of servers (tree) in the one federation, or a learner without noise.",
+            reason="hidden",
         )
     for part in private_parts(federation.stages, federation.summation):
         raise UnsoundError(

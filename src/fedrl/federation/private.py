@@ -197,11 +197,11 @@ def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str,
     """Refuse trajectory-level noise unless each trajectory adds a bounded amount to one gradient in one round."""
     stage, noise = stages[at], stages[at].noise
     assert noise is not None
-    if learner.clips_trajectories is None or learner.clips_trajectories > noise.clip:
+    if learner.clips_trajectories is None or float(learner.clips_trajectories) > noise.clip:
         raise UnsoundError(
             f"{stage!r} adds noise for trajectories that add at most {noise.clip:g} to a gradient, and {learner!r} "
-            "does not clip each trajectory to that. Use a learner that does (Learner.clips_trajectories), or noise "
-            "whose unit is the agent.",
+            "does not clip each trajectory to that. Use a learner that does, such as reinforce(trajectory_clip=1.0), "
+            "and noise for at least its C / n (Learner.clips_trajectories), or noise whose unit is the agent.",
             reason=UNBOUNDED,
         )
     if not learner.episodic:
@@ -216,8 +216,7 @@ def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str,
             "send the result of several optimiser steps. Use payload='gradient'.",
             reason=UNBOUNDED,
         )
-    state = jax.eval_shape(lambda key: learner.init(key, learner.environment.params), jax.random.key(0))
-    if any(isinstance(x, Replay) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Replay))):
+    if remembers(learner):
         raise UnsoundError(
             f"{stage!r} covers what one trajectory adds to one round, and {learner!r} learns from its replay buffer in "
             "many. Use a learner without a replay buffer.",
@@ -231,6 +230,12 @@ def _check_trajectories(learner: Learner, stages: Sequence[Stage], payload: str,
                 f"output by more than {noise.clip:g}. Put it after noise that agents add, or leave it out.",
                 reason=UNBOUNDED,
             )
+
+
+def remembers(learner: Learner) -> bool:
+    """Return whether a learner has a replay buffer, whose episodes take part in many rounds."""
+    state = jax.eval_shape(lambda key: learner.init(key, learner.environment.params), jax.random.key(0))
+    return any(isinstance(x, Replay) for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Replay)))
 
 
 def _check_size(learner: Learner, stages: Sequence[Stage], private: Stage | Summation, hidden: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from fedrl.core.learner import Learner
 from fedrl.core.reports import DURATION
 from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation, hidden
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NOTHING, HIDDEN = "nothing", "a hidden sum"
 NOISE = {"agent": "noise that the agent adds", "server": "noise that the server adds to the sum"}
+LOCAL_NOISE = "noise in each local step"
 SERVER = "server"
 
 
@@ -48,9 +50,10 @@ class Outgoing(NamedTuple):
     note: str = ""
 
 
-def protection(stages: Sequence[Stage], summation: Summation | None = None) -> str:
-    """Return the protection of an update's value that passes the stages and is added by the summation."""
-    found = [NOISE[stage.noise.at] for stage in stages if stage.noise is not None]
+def protection(stages: Sequence[Stage], summation: Summation | None = None, learner: Learner | None = None) -> str:
+    """Return the protection of a value that a learner computed, passes the stages and is added by the summation."""
+    found = [LOCAL_NOISE] if learner is not None and learner.noise is not None else []
+    found += [NOISE[stage.noise.at] for stage in stages if stage.noise is not None]
     found += [HIDDEN] if hidden(summation) is not None else []
     return " and ".join(dict.fromkeys(found)) or NOTHING
 
@@ -87,7 +90,7 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
     def leaving(name: str, what: Any, protected_by: str = NOTHING, note: str = "") -> Outgoing:
         return Outgoing(name, "agent", SERVER, None if varies(what) else int(size_bytes(what)), protected_by, note)
 
-    found = [leaving("value", update.value, protection(stages, federation.summation))]
+    found = [leaving("value", update.value, protection(stages, federation.summation, federation.learner))]
     for name, sums in update.statistics.items():
         found.append(leaving(f"statistics/{name}", sums, note="exact sums, beside all stages"))
     for name, said in update.report.items():

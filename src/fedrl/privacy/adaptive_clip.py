@@ -8,12 +8,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fedrl.core import draws
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import FractionBetween, NonNegative, Positive
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
-from fedrl.privacy import draws
 from fedrl.privacy.extra import accounting
 from fedrl.stages.clip import clipped, norm_of
 from fedrl.stages.leaves import PLACES, check_not_encoded

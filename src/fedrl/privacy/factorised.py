@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core import draws
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.stage import Noise, Secret, Stage
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
-from fedrl.privacy import draws
 from fedrl.privacy.extra import accounting
 from fedrl.stages.clip import clipped, norm_of
 from fedrl.stages.leaves import PLACES, check_not_encoded

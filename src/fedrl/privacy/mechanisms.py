@@ -21,12 +21,12 @@ from typing import Any, Literal, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
+from fedrl.core import draws
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.ranges import Positive
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
-from fedrl.privacy import draws
 from fedrl.privacy.extra import accounting
 from fedrl.stages.clip import clipped, l1_norm_of, norm_of
 from fedrl.stages.leaves import PLACES, check_not_encoded, is_real

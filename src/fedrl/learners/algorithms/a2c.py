@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.hyperparameters import is_zero
 from fedrl.core.learner import Learner
-from fedrl.core.ranges import Count, Fraction, NonNegative, Traced
+from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params
-from fedrl.learners.parts.actor_critic import Experience, actor_critic
+from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode
 from fedrl.learners.parts.losses import policy_gradient, squared_error
 from fedrl.learners.parts.networks import Network, mlp
 from fedrl.learners.parts.optimizers import adam, descend
 from fedrl.learners.parts.policies import Policy
+from fedrl.learners.parts.trajectories import per_trajectory, private_gradient
 
 
 @component("learner", reference="Mnih et al. (2016), https://arxiv.org/abs/1602.01783")
@@ -30,6 +32,8 @@ def a2c(
     gae_lambda: Traced[Fraction] = 0.95,
     value_coef: Traced[NonNegative] = 0.5,
     entropy_coef: Traced[NonNegative] = 0.0,
+    trajectory_clip: Traced[Positive] | None = None,
+    noise_multiplier: Traced[NonNegative] = 0.0,
 ) -> Learner:
     """Build an A2C learner: the synchronous form of A3C, with generalised advantages and separate actor and critic.
 
@@ -46,6 +50,10 @@ def a2c(
     sign and the actor follows noise. When you raise `num_envs` or `num_steps`, raise the number of samples too, or
     scale the rewards (`normalize`).
 
+    With `trajectory_clip`, each environment copy plays one whole episode per iteration, from its start to its end or
+    `num_steps`, so set `num_steps` to the length of episodes. The loss of an episode is the sum over its steps divided
+    by `num_steps`, and the gradient is the mean over episodes of their clipped gradients.
+
     Args:
         environment: Environment to learn in.
         network: Architecture of the actor and of the critic.
@@ -56,20 +64,32 @@ def a2c(
         gae_lambda: lambda of the generalised advantage estimates.
         value_coef: Weight of the critic's squared error.
         entropy_coef: Weight of the entropy bonus.
+        trajectory_clip: C, the L2 norm to which each episode's gradient is scaled down, of actor and critic together.
+            Norms differ tenfold: choose C about their median, `trajectory_norm_median`.
+        noise_multiplier: z: normal noise of standard deviation z C / `num_envs` is added to every entry of each
+            gradient, from a secret of the agent. `Learner.noise` is its price, for the privacy of single episodes.
 
     Raises:
-        ConfigError: `num_envs` or `num_steps` is below one.
+        ConfigError: `num_envs` or `num_steps` is below one, or there is noise without a clip.
     """
+    how = per_trajectory(trajectory_clip, noise_multiplier, num_envs)
 
     def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         outputs = policy.outputs(params["actor"], batch.observation)
         score = policy_gradient(policy.log_prob(outputs, batch.action), batch.advantage)
-        error = squared_error(critic.apply(params["critic"], batch.observation)[0], batch.target)
+        value, playing = critic.apply(params["critic"], batch.observation)[0], batch.playing
+        # Zeros after the end of an episode, so that its loss is a sum over its steps, divided by a fixed number.
+        error = squared_error(value if playing is None else jnp.where(playing, value, batch.target), batch.target)
         # Python, not JAX: without a bonus the compiled program computes no entropy.
-        bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * policy.entropy(outputs).mean()
+        bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * averaged(policy.entropy(outputs), playing)
         return value_coef * error - score - bonus
 
-    def slope(policy: Policy, critic: Network, params: Params, experience: Experience) -> tuple[Params, Metrics]:
+    def slope(
+        policy: Policy, critic: Network, params: Params, experience: Experience, context: LocalContext
+    ) -> tuple[Params, Metrics]:
+        if how is not None:
+            batch = by_episode(experience, num_envs)
+            return private_gradient(how, context, 0, lambda p, one: loss(policy, critic, p, one), params, batch)
         cost, gradient = jax.value_and_grad(lambda p: loss(policy, critic, p, experience))(params)
         return gradient, {"loss": cost}
 
@@ -83,7 +103,7 @@ def a2c(
         context: LocalContext,
     ) -> tuple[Params, optax.OptState, Metrics]:
         del key
-        gradient, metrics = slope(policy, critic, params, experience)
+        gradient, metrics = slope(policy, critic, params, experience, context)
         return *descend(optimizer, gradient, memory, params, context), metrics
 
     return actor_critic(
@@ -96,4 +116,5 @@ def a2c(
         num_steps=num_steps,
         gamma=gamma,
         gae_lambda=gae_lambda,
+        how=how,
     )

@@ -29,10 +29,11 @@ import optax
 from fedrl.core.checks import check_one_of, check_positive
 from fedrl.core.component import component
 from fedrl.core.environment import AnyEnvironment
+from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
-from fedrl.core.ranges import Count, Fraction, NonNegative, Traced
+from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import flat
 from fedrl.learners.parts.losses import policy_gradient, squared_error
@@ -40,7 +41,8 @@ from fedrl.learners.parts.networks import Network, mlp
 from fedrl.learners.parts.optimizers import adam, descend
 from fedrl.learners.parts.policies import act_with, policy_for, probabilities_with
 from fedrl.learners.parts.returns import discounted
-from fedrl.learners.parts.rollout import Episodes, Sampler, episodes
+from fedrl.learners.parts.rollout import Episodes, Sampler, episodes, first_episodes
+from fedrl.learners.parts.trajectories import MEASURES, by_episode, per_trajectory, privacy_facts, private_gradient
 
 BASELINES = ("none", "mean", "value")
 
@@ -51,6 +53,15 @@ class ReinforceState(NamedTuple):
     params: Params
     optimizer: optax.OptState
     env_params: PyTree
+
+
+class SingleEpisode(NamedTuple):
+    """Episodes by themselves: `[n, *features, time]` each, with the rewards to go, 0 after the end of an episode."""
+
+    observation: jax.Array
+    action: jax.Array
+    to_go: jax.Array
+    playing: jax.Array
 
 
 @component("learner", reference="Williams (1992), https://doi.org/10.1007/BF00992696")
@@ -64,6 +75,8 @@ def reinforce(
     horizon: Count | None = None,
     gamma: Traced[Fraction] = 0.99,
     value_coef: Traced[NonNegative] = 0.5,
+    trajectory_clip: Traced[Positive] | None = None,
+    noise_multiplier: Traced[NonNegative] = 0.0,
 ) -> Learner:
     """Build a REINFORCE learner with rewards to go and a baseline, for discrete and continuous actions.
 
@@ -76,8 +89,18 @@ def reinforce(
         horizon: Steps after which an episode is cut off; the environment's `max_steps` by default.
         gamma: Discount factor.
         value_coef: Weight of the critic's squared error.
+        trajectory_clip: C, the L2 norm to which each episode's gradient is scaled down, of actor and critic together;
+            the gradient is then the mean of the clipped ones, with n as divisor. The gradient of an episode is a sum
+            over its steps, so that norms differ tenfold: choose C about their median, `trajectory_norm_median`.
+        noise_multiplier: z: normal noise of standard deviation z C / n is added to every entry of each gradient, from a
+            secret of the agent. `Learner.noise` is its price, for the privacy of single episodes.
+
+    Raises:
+        ConfigError: A count is below one, the baseline is unknown or that of other episodes beside `trajectory_clip`,
+            or there is noise without a clip.
     """
-    length = _checked_length(environment, baseline, episodes_per_step, horizon)
+    length = _checked_length(environment, episodes_per_step, horizon, baseline, trajectory_clip)
+    how = per_trajectory(trajectory_clip, noise_multiplier, episodes_per_step)
     policy = policy_for(environment.spaces, network)
     learns_value = baseline == "value"
 
@@ -98,6 +121,11 @@ def reinforce(
         advantage, error = against_critic(played, value, beyond, gamma)
         return value_coef * error - length * policy_gradient(log_prob, advantage)
 
+    def alone(params: Params, of: SingleEpisode) -> jax.Array:
+        log_prob = policy.log_prob(policy.outputs(params["actor"], of.observation), of.action)
+        value = network.apply(params["critic"], of.observation)[0] if learns_value else None
+        return loss_of_one(of, log_prob, value, value_coef)
+
     def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
         sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
@@ -105,8 +133,12 @@ def reinforce(
         return played.trajectory, state, counts
 
     def gradient(key: Key, state: ReinforceState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
-        del key, context
-        cost, slope = jax.value_and_grad(loss)(state.params, first_episodes(seen))
+        del key
+        played = first_episodes(seen)
+        if how is not None:
+            beyond = network.apply(state.params["critic"], played.final)[0] if learns_value else None
+            return private_gradient(how, context, 0, alone, state.params, apart(played, beyond, gamma))
+        cost, slope = jax.value_and_grad(loss)(state.params, played)
         return slope, {"loss": cost}
 
     def learn(
@@ -116,12 +148,11 @@ def reinforce(
         params, memory = descend(optimizer, slope, state.optimizer, state.params, context)
         return state._replace(params=params, optimizer=memory), metrics
 
-    act = act_with(policy)
     return Learner(
         init=init,
         collect=collect,
         learn=learn,
-        act=lambda key, params, observation, greedy: act(key, params["actor"], observation, greedy),
+        act=lambda key, params, observation, greedy: act_with(policy)(key, params["actor"], observation, greedy),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
@@ -131,16 +162,61 @@ def reinforce(
         num_envs=episodes_per_step,
         episodic=True,
         probabilities=probabilities_with(policy, environment.spaces),
-        measures={"loss": LOSS},
+        measures={"loss": LOSS} | ({} if how is None else MEASURES),
         gamma=gamma,
+        **privacy_facts(how),
     )
 
 
-def _checked_length(environment: AnyEnvironment, baseline: str, episodes_per_step: int, horizon: int | None) -> int:
+def _checked_length(
+    environment: AnyEnvironment,
+    episodes_per_step: int,
+    horizon: int | None,
+    baseline: str,
+    trajectory_clip: Number | None,
+) -> int:
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
     check_positive(episodes_per_step=episodes_per_step, horizon=length)
-    check_one_of(baseline, BASELINES, "baseline")
+    check_baseline(baseline, trajectory_clip)
     return length
+
+
+def check_baseline(baseline: str, trajectory_clip: Number | None) -> None:
+    """Refuse an unknown baseline, and that of other episodes where each episode's contribution is to be bounded.
+
+    Raises:
+        ConfigError: The baseline is unknown, or it is "mean" and there is a clip.
+    """
+    check_one_of(baseline, BASELINES, "baseline")
+    if baseline == "mean" and trajectory_clip is not None:
+        raise ConfigError(
+            f"baseline is 'mean' and trajectory_clip is {trajectory_clip}. This baseline is the mean over the other "
+            "episodes, so that one episode would change the contributions of all. Use baseline = 'value' or 'none'."
+        )
+
+
+def apart(played: Episodes, beyond: jax.Array | None, gamma: Number) -> SingleEpisode:
+    """Return episodes with a leading axis of n; `beyond` as in `bootstrapped`, None without a critic."""
+    seen, playing = played.trajectory, played.playing
+    reward = seen.reward if beyond is None else bootstrapped(played, beyond, gamma)
+    to_go = jnp.where(playing, discounted(reward, ~playing, gamma), 0.0)
+    return SingleEpisode(*(by_episode(x) for x in (seen.observation, seen.action, to_go, playing)))
+
+
+def loss_of_one(of: SingleEpisode, log_prob: jax.Array, value: jax.Array | None, value_coef: Number) -> jax.Array:
+    """Return the loss of one episode: the score summed over its steps, and the critic's mean squared error over them.
+
+    Args:
+        of: The episode, without the axis of n.
+        log_prob: Of its actions, `[time]`.
+        value: The critic's value of its states, `[time]`; None without a critic.
+        value_coef: Weight of the critic's error.
+    """
+    if value is None:
+        return -of.playing.size * policy_gradient(log_prob, of.to_go)
+    value = jnp.where(of.playing, value, of.to_go)
+    error = squared_error(value, of.to_go) * (of.playing.size / of.playing.sum())
+    return value_coef * error - of.playing.size * policy_gradient(log_prob, of.to_go - value)
 
 
 def advantage_of(played: Episodes, gamma: Number, baseline: str) -> jax.Array:
@@ -166,21 +242,6 @@ def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma:
     advantage = (target - value) * playing
     share = playing.size / playing.sum()
     return advantage.reshape(-1), squared_error(value * playing, target * playing) * share
-
-
-def first_episodes(seen: Trajectory) -> Episodes:
-    """Return the first episode of each environment copy in a trajectory, with the steps after its end masked out."""
-    done = seen.terminated | seen.truncated
-    # The step that ends the episode still belongs to it: count the ends before a step, not up to it.
-    playing = jnp.cumsum(done, axis=0) - done == 0
-    last = (playing.sum(0) - 1).reshape(1, *[1] * (seen.next_observation.ndim - 2), -1)
-    final = jnp.take_along_axis(seen.next_observation, last, axis=0)[0]
-    trajectory = seen._replace(
-        reward=jnp.where(playing, seen.reward, 0.0),
-        terminated=seen.terminated & playing,
-        truncated=seen.truncated & playing,
-    )
-    return Episodes(trajectory, playing, final)
 
 
 def others(going: jax.Array, playing: jax.Array) -> jax.Array:

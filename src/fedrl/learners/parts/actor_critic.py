@@ -22,8 +22,9 @@ from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network
 from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
 from fedrl.learners.parts.returns import advantages
-from fedrl.learners.parts.rollout import Position, Sampler, start
+from fedrl.learners.parts.rollout import Position, Sampler, episodes, first_episodes, start
 from fedrl.learners.parts.rollout import collect as roll_out
+from fedrl.learners.parts.trajectories import MEASURES, PerTrajectory, privacy_facts
 
 EXPLAINED = Measure(
     "iteration",
@@ -40,31 +41,36 @@ class ActorCriticState(NamedTuple):
     Attributes:
         params: Parameters `{"actor", "critic"}`.
         optimizer: State of the optimiser.
-        position: Current episodes of the environment copies.
+        position: Current episodes of the environment copies; () if each iteration plays whole episodes.
         env_params: Parameters of the agent's environment.
     """
 
     params: Params
     optimizer: optax.OptState
-    position: Position
+    position: Position | tuple[()]
     env_params: PyTree
 
 
 class Experience(NamedTuple):
-    """A flat trajectory, every leaf `[*features, samples]`, with advantages and the critic's targets."""
+    """A flat trajectory, every leaf `[*features, samples]`, with advantages and the critic's targets.
+
+    `playing` is whether a sample belongs to its episode, where each copy plays one whole episode; advantages are then 0
+    after its end.
+    """
 
     observation: jax.Array
     action: jax.Array
     log_prob: jax.Array
     advantage: jax.Array
     target: jax.Array
+    playing: jax.Array | None = None
 
 
 Improve = Callable[
     [Policy, Network, Key, Params, optax.OptState, Experience, LocalContext], tuple[Params, optax.OptState, Metrics]
 ]
 
-Slope = Callable[[Policy, Network, Params, Experience], tuple[Params, Metrics]]
+Slope = Callable[[Policy, Network, Params, Experience, LocalContext], tuple[Params, Metrics]]
 
 
 def actor_critic(
@@ -78,34 +84,27 @@ def actor_critic(
     num_steps: int,
     gamma: Number,
     gae_lambda: Number,
+    how: PerTrajectory | None = None,
 ) -> Learner:
     """Build an actor-critic from its algorithm: `improve` trains on one batch of experience.
 
-    `slope` is the gradient on one batch, for algorithms that have a single one; the rest is as for `a2c`.
+    `slope` is the gradient on one batch, for algorithms that have a single one; the rest is as for `a2c`. With `how`,
+    each iteration plays one whole episode in each environment copy, of at most `num_steps` steps.
     """
     policy = policy_for(environment.spaces, network)
+    length = num_steps if how is None else min(num_steps, environment.max_steps)
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
         for_actor, for_critic, for_position = jax.random.split(key, 3)
         critic = network.init(for_critic, environment.spaces.observation, 1, 1.0)
         params = {"actor": policy.init(for_actor), "critic": critic}
-        position = start(for_position, environment, env_params, num_envs)
+        position = start(for_position, environment, env_params, num_envs) if how is None else ()
         return ActorCriticState(params, optimizer.init(params), position, env_params)
 
-    def value(params: Params, observation: jax.Array) -> jax.Array:
-        return network.apply(params["critic"], observation)[0]
-
     def evaluate(params: Params, seen: Trajectory) -> Experience:
-        observation, action, next_observation = (
-            flat(x) for x in (seen.observation, seen.action, seen.next_observation)
-        )
-        outputs = policy.outputs(params["actor"], observation)
-        here, there = value(params, observation), value(params, next_observation)
-        shape = seen.reward.shape
-        advantage = advantages(
-            seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, gamma, gae_lambda
-        ).reshape(-1)
-        return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here)
+        # Of whole episodes, what comes after the end of each is to be ignored.
+        seen, playing, _ = (seen, None, None) if how is None else first_episodes(seen)
+        return evaluated(policy, network, params, seen, playing, gamma, gae_lambda)
 
     def learn(
         key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext
@@ -115,15 +114,19 @@ def actor_critic(
         return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
     def gradient(key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
-        del key, context
+        del key
         assert slope is not None
         experience = evaluate(state.params, seen)
-        direction, metrics = slope(policy, network, state.params, experience)
+        direction, metrics = slope(policy, network, state.params, experience, context)
         return direction, metrics | explained_variance(experience)
 
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
         actor = jax.lax.optimization_barrier(state.params["actor"])
         sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
+        if how is not None:
+            played, counts = episodes(key, environment, state.env_params, sampler, num_envs, length)
+            return played.trajectory, state, counts
+        assert isinstance(state.position, Position)
         seen, position, counts = roll_out(key, environment, state.env_params, sampler, num_steps, state.position)
         return seen, state._replace(position=position), counts
 
@@ -136,14 +139,39 @@ def actor_critic(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=num_envs * num_steps,
+        samples=num_envs * length,
         gradient=None if slope is None else gradient,
-        horizon=num_steps,
+        horizon=length,
         num_envs=num_envs,
+        episodic=how is not None,
         probabilities=probabilities_with(policy, environment.spaces),
-        measures={"loss": LOSS, "explained_variance": EXPLAINED},
+        measures={"loss": LOSS, "explained_variance": EXPLAINED} | ({} if how is None else MEASURES),
         gamma=gamma,
+        **privacy_facts(how),
     )
+
+
+def evaluated(
+    policy: Policy,
+    network: Network,
+    params: Params,
+    seen: Trajectory,
+    playing: jax.Array | None,
+    gamma: Number,
+    gae_lambda: Number,
+) -> Experience:
+    """Return a trajectory as flat experience, with advantages and targets by the critic of these parameters."""
+    observation, action, next_observation = (flat(x) for x in (seen.observation, seen.action, seen.next_observation))
+    outputs = policy.outputs(params["actor"], observation)
+    here, there = (network.apply(params["critic"], x)[0] for x in (observation, next_observation))
+    shape = seen.reward.shape
+    advantage = advantages(
+        seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, gamma, gae_lambda
+    ).reshape(-1)
+    if playing is not None:
+        playing = playing.reshape(-1)
+        advantage = jnp.where(playing, advantage, 0.0)
+    return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here, playing)
 
 
 def explained_variance(experience: Experience) -> Metrics:
@@ -156,10 +184,28 @@ def explained_variance(experience: Experience) -> Metrics:
     """
     # About the mean of each batch: differences between agents are not for a critic to explain, and pooled moments would
     # need E[x^2] - E[x]^2, which cancels in float32 for returns far from zero.
-    spread = jnp.square(experience.target - experience.target.mean()).sum()
-    return {"unexplained": jnp.square(experience.advantage - experience.advantage.mean()).sum(), "spread": spread}
+    target, advantage, playing = experience.target, experience.advantage, experience.playing
+    spread = jnp.square(target - target.mean(where=playing)).sum(where=playing)
+    return {
+        "unexplained": jnp.square(advantage - advantage.mean(where=playing)).sum(where=playing),
+        "spread": spread,
+    }
 
 
 def flat(x: jax.Array) -> jax.Array:
     """Reshape `[time, *features, num_envs]` to `[*features, time * num_envs]`."""
     return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+
+
+def by_episode(experience: Experience, episodes: int) -> Experience:
+    """Return flat experience, every leaf `[*features, time * n]`, as n episodes, `[n, *features, time]`."""
+
+    def apart(x: jax.Array) -> jax.Array:
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, episodes), -1, 0)
+
+    return jax.tree.map(apart, experience)
+
+
+def averaged(x: jax.Array, playing: jax.Array | None) -> jax.Array:
+    """Return the mean over samples; those after the end of an episode count as 0."""
+    return x.mean() if playing is None else jnp.where(playing, x, 0.0).mean()

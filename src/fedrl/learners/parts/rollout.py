@@ -18,7 +18,17 @@ from fedrl.core.measures import Counting, counting, step_values
 from fedrl.core.position import Position, deal, start
 from fedrl.core.types import Key, Metrics, PyTree
 
-__all__ = ["Episodes", "Position", "Sampler", "collect", "deal", "episodes", "nothing_counted", "start"]
+__all__ = [
+    "Episodes",
+    "Position",
+    "Sampler",
+    "collect",
+    "deal",
+    "episodes",
+    "first_episodes",
+    "nothing_counted",
+    "start",
+]
 
 RESET, STEP, ACT = 0, 1, 2
 
@@ -146,6 +156,21 @@ def episodes(
     counts |= {name: jnp.where(ends if name in how.last else playing, x, 0.0).sum() for name, x in values.items()}
     counts |= {"steps": playing.sum().astype(jnp.float32)} if how.steps else {}
     return Episodes(trajectory, playing, final), counts
+
+
+def first_episodes(seen: Trajectory) -> Episodes:
+    """Return the first episode of each environment copy in a trajectory, with the steps after its end masked out."""
+    done = seen.terminated | seen.truncated
+    # The step that ends the episode still belongs to it: count the ends before a step, not up to it.
+    playing = jnp.cumsum(done, axis=0) - done == 0
+    last = (playing.sum(0) - 1).reshape(1, *[1] * (seen.next_observation.ndim - 2), -1)
+    final = jnp.take_along_axis(seen.next_observation, last, axis=0)[0]
+    trajectory = seen._replace(
+        reward=jnp.where(playing, seen.reward, 0.0),
+        terminated=seen.terminated & playing,
+        truncated=seen.truncated & playing,
+    )
+    return Episodes(trajectory, playing, final)
 
 
 def _values(how: Counting, environment: Environment, timestep: Timestep) -> dict[str, jax.Array]:

@@ -19,6 +19,7 @@ from fedrl.core.measures import Measure
 from fedrl.core.ranges import Count, NonNegative, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Sampler, episodes
+from fedrl.learners.parts.trajectories import check_bounds_each
 from fedrl.learners.wrappers.inner_state import within
 
 
@@ -65,8 +66,15 @@ def accept_if_better(
         margin: How much lower the return of the merged policy may be; above 0 it allows for the noise of few trials.
 
     Raises:
-        ConfigError: A count is below one, the margin is negative, or the environment is stepped on the host.
+        ConfigError: A count is below one, the margin is negative, the environment is stepped on the host, or the
+            learner clips each episode's gradient.
     """
+    check_bounds_each(
+        learner,
+        "accept_if_better",
+        "decides what the agent trains from by the returns of further episodes, which nothing bounds",
+        "Leave accept_if_better or trajectory_clip out.",
+    )
     environment = learner.environment
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
     if isinstance(environment, HostEnvironment):

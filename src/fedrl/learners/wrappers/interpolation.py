@@ -120,11 +120,14 @@ def apfl(learner: Traced[Learner], share: Traced[Fraction] = 0.5, rate: Traced[N
     def learn(key: Key, state: ApflState, experience: Experience, context: LocalContext) -> tuple[ApflState, Metrics]:
         for_global, for_acting = (learner.split_key(each)[1] for each in jax.random.split(key))
         by_mixture, by_global = halves(experience) if learner.horizon else experience
-        global_state, _ = learner.learn(for_global, state.global_state, by_global, context)
+        # Each model has noise of its own, if the learner adds any.
+        keys = (None, None) if context.noise is None else tuple(jax.random.split(context.noise))
+        shared = context._replace(noise=keys[0])
+        global_state, _ = learner.learn(for_global, state.global_state, by_global, shared)
         before = mixture(state)
         # The mixture is trained without the server's correction, and FedProx would anchor it at its own start: the
         # global parameters and SCAFFOLD's c - c_k concern w only.
-        alone = LocalContext(before, jax.tree.map(jnp.zeros_like, before))
+        alone = LocalContext(before, jax.tree.map(jnp.zeros_like, before), keys[1])
         acting, metrics = learner.learn(for_acting, learner.adopt(state.acting, before), by_mixture, alone)
         step = jax.tree.map(jnp.subtract, learner.params(acting), before)
         private = jax.tree.map(lambda v, d: v + state.share * d, state.private, step)

@@ -50,6 +50,7 @@ from fedrl.learners.parts.moments import (
 )
 from fedrl.learners.parts.rollout import Position, Sampler, start
 from fedrl.learners.parts.rollout import collect as roll_out
+from fedrl.learners.parts.trajectories import check_bounds_each
 
 Book = dict[str, Moments]
 
@@ -92,7 +93,7 @@ def normalize(
         limit: Largest size of what is normalised, in standard deviations; beyond it, it is clipped.
 
     Raises:
-        ConfigError: There is nothing to normalise.
+        ConfigError: There is nothing to normalise, or the learner plays whole episodes or clips their gradients.
     """
     environment = learner.environment
     shapes = _checked_shapes(learner, observations, rewards)
@@ -110,7 +111,7 @@ def normalize(
             next_observation=seen(moments, raw.next_observation),
             reward=scaled(moments["return"], raw.reward, limit) if rewards else raw.reward,
         )
-        own = LocalContext(context.params["learner"], context.correction["learner"])
+        own = context._replace(params=context.params["learner"], correction=context.correction["learner"])
         inner, metrics = learner.learn(key, state.learner, normal, own)
         return after._replace(learner=inner), metrics
 
@@ -237,6 +238,12 @@ def running_return(returned: jax.Array, seen: Trajectory, gamma: Number) -> tupl
 
 
 def _checked_shapes(learner: Learner, observations: bool, rewards: bool) -> dict[str, tuple[int, ...]]:
+    check_bounds_each(
+        learner,
+        "normalize",
+        "scales its inputs by moments of all episodes, so that one episode changes the gradients of the others",
+        "Scale observations and rewards by constants in the environment, or leave trajectory_clip out.",
+    )
     own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
     if own_way or learner.statistics is not None:
         raise ConfigError(

@@ -20,6 +20,7 @@ from fedrl.core.learner import Experience, Learner, Statistics, merged_into, par
 from fedrl.core.ranges import Traced
 from fedrl.core.subtrees import belonging, check_parts, joined, without
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
+from fedrl.learners.parts.trajectories import check_bounds_each
 
 
 @component("learner", reference="Arivazhagan et al. (2019), https://arxiv.org/abs/1912.00818")
@@ -38,8 +39,17 @@ def personal(learner: Traced[Learner], local: Sequence[str]) -> Learner:
         local: Parts that stay with the agent.
 
     Raises:
-        ConfigError: There is no such part, nothing is left to share, or statistics are local only in part.
+        ConfigError: There is no such part, nothing is left to share, statistics are local only in part, or the learner
+            clips each episode's gradient and adds no noise.
     """
+    # Noise in each local step covers the local parts as well: they are trained by the same noisy gradients.
+    if learner.noise is None:
+        check_bounds_each(
+            learner,
+            "personal",
+            "trains local parts on every episode for the rounds to come, outside of what is bounded in a round",
+            "Add noise in each local step (noise_multiplier), which covers local parts, or leave trajectory_clip out.",
+        )
     whole = parameters_of(learner)
     check_parts(whole, local, "local")
     if all(belonging(whole, local)):
@@ -51,7 +61,8 @@ def personal(learner: Traced[Learner], local: Sequence[str]) -> Learner:
     def extended(state: PyTree, context: LocalContext) -> LocalContext:
         # Local parts are their own anchor for FedProx, and get no correction.
         own = learner.params(state)
-        return LocalContext(joined(context.params, own), joined(context.correction, jax.tree.map(jnp.zeros_like, own)))
+        correction = joined(context.correction, jax.tree.map(jnp.zeros_like, own))
+        return context._replace(params=joined(context.params, own), correction=correction)
 
     def learn(key: Key, state: PyTree, experience: Experience, context: LocalContext) -> tuple[PyTree, Metrics]:
         return learner.learn(key, state, experience, extended(state, context))
