@@ -124,6 +124,7 @@ def test_noise_is_released_however_nobody_came_to_be_merged(how: str) -> None:
     expected, _ = ran(NOISY, cohort=[])
     servers, seen = ran(NOISY, **EMPTY[how])
     assert all(each.weight == 0.0 for each in seen)
+    check_released(servers)
     for a, b in zip(expected, servers, strict=True):
         np.testing.assert_array_equal(a.params, b.params)
 

@@ -22,7 +22,10 @@ from fedrl.engines import noise_source
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.halves import AgentHalf, ServerHalf
 from fedrl.engines.simulate import simulate
+from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
+from fedrl.learners import a2c, mlp
+from fedrl.privacy import local_gaussian
 from fedrl.records import checkpoint
 from fedrl.server import poisson
 from fedrl.server.scheduler import Scheduler
@@ -106,6 +109,20 @@ def test_reproducible_noise_follows_from_the_seed(reproducible):
 def test_a_simulation_says_whether_its_noise_follows_from_the_seed(seeded):
     simulation = simulate(BOTH, FLEET, reproducible_noise=seeded, devices=jax.devices()[:1])
     assert simulation.reproducible_noise is seeded
+
+
+def test_environments_on_the_host_are_no_exception():
+    learner = a2c(gymnasium("CartPole-v1", max_steps=5), network=mlp([4]), num_envs=2, num_steps=4)
+    federation = federate(learner, mean("uniform"), local_gaussian(1.0, 1.0))
+    like = learner.environment.params
+    fleet, ends = jax.tree.map(lambda x: np.stack([np.asarray(x)] * 2), like), []
+    for seeded in (True, True, False):
+        with simulate(federation, fleet, reproducible_noise=seeded, workers=0) as simulation:
+            run_state, _ = simulation.round(simulation.init(SEED))
+            ends.append(jax.tree.leaves(run_state.server.params))
+    for one, same, other in zip(*ends, strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert (one != other).all()
 
 
 def test_a_resumed_run_has_other_noise_and_a_reproducible_one_the_same(reproducible, tmp_path):
