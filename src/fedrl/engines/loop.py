@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +21,15 @@ from fedrl.clocks.events import ARRIVED, AWAY, MALFORMED, NOBODY, OPENED, RESTAR
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.keys import NoiseSource, Stream, derived, keys_of, no_noise
 from fedrl.core.reports import DURATION
-from fedrl.core.types import Params, PyTree
+from fedrl.core.types import Params
 from fedrl.engines.arrivals import PendingUpdates, with_failures
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.continuing import begun
 from fedrl.engines.delayed import at_first, delayed, shifted
 from fedrl.engines.down_messages import NOTHING, DownMessages, DownTraffic
+from fedrl.engines.engine_state import EngineState
 from fedrl.engines.executors.executor import Executor
-from fedrl.engines.executors.records import Agents, Learned, Team
+from fedrl.engines.executors.records import Agents, Learned
 from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
 from fedrl.engines.opening import left_out, opening
@@ -42,29 +43,6 @@ from fedrl.federation.shares import shares
 from fedrl.server.board import Board
 from fedrl.server.cohorts import sizes_told
 from fedrl.server.scheduler import Scheduler
-
-
-class EngineState(NamedTuple):
-    """State of the engine, beside the server and the resident blocks.
-
-    Attributes:
-        topology: State of the topology, such as servers between agents and the root.
-        team: State of the executor about agents.
-        board: State of the scheduler.
-        clock: State of the clock.
-        iterations: Local steps of all agents since the run began, `[1]`.
-        past: Broadcasts of earlier versions, if agents receive them late; else ().
-        copies: `[agents]`, number of the copy that each agent has of its server's parameters; empty without down
-            stages.
-    """
-
-    topology: PyTree
-    team: Team
-    board: Board
-    clock: PyTree
-    iterations: np.ndarray
-    past: PyTree = ()
-    copies: np.ndarray = NOBODY
 
 
 class Loop:

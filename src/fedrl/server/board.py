@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from fedrl.clocks.events import NOBODY
 from fedrl.core.types import PyTree
 from fedrl.server.decisions import Reports
 
@@ -80,3 +82,40 @@ class Board(NamedTuple):
     local_steps: PyTree
     upload_budget: PyTree
     key: np.ndarray
+
+
+def first_board(steps: np.ndarray, delay: np.ndarray, states: Sequence[PyTree], key: Sequence[int]) -> Board:
+    """Return the board before the first event.
+
+    Args:
+        steps: `[agents]`, the local steps of each agent.
+        delay: `[agents]`, the delay of each agent, in versions.
+        states: The states of the selection, the local-steps rule and the upload budget.
+        key: The numbers from which the generators of rounds are seeded.
+    """
+    agents = len(steps)
+    return Board(
+        status=np.zeros(agents, np.int8),
+        turns=np.zeros(agents, np.int32),
+        done=np.zeros(agents, np.int32),
+        ended=np.zeros(agents, np.int32),
+        started_from=np.full(agents, -1, np.int32),
+        delay=delay,
+        allowed=np.ones(agents, bool),
+        steps=np.asarray(steps, np.int32).copy(),
+        steps_begun=np.zeros(agents, np.int32),
+        failing=np.zeros(agents, bool),
+        version=np.zeros(1, np.int32),
+        deadline_s=np.full(1, np.inf),
+        begun=np.zeros(1, bool),
+        arrived=NOBODY,
+        age=NOBODY,
+        taken=NOBODY,
+        unread=np.zeros(agents, np.int32),
+        reports={},
+        sizes=NOBODY,
+        selection=states[0],
+        local_steps=states[1],
+        upload_budget=states[2],
+        key=np.asarray(key, np.int64),
+    )

@@ -25,7 +25,7 @@ from fedrl.clocks.events import ARRIVED, AWAY, BACK, FAILED, MALFORMED, NOBODY, 
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Root
-from fedrl.server.board import Bids, Board
+from fedrl.server.board import Bids, Board, first_board
 from fedrl.server.cohorts import chosen
 from fedrl.server.decisions import STEPS, LocalSteps, Selection, UploadBudget, informed, within
 from fedrl.server.schedules import Schedule, synchronous
@@ -93,35 +93,9 @@ class Scheduler:
 
     def init(self, steps: np.ndarray, key: Sequence[int]) -> Board:
         """Return the board before the first event, for the `steps` of each agent and the seed `key` of generators."""
-        agents = len(steps)
-        rules = [
-            () if rule is None else rule.init(agents) for rule in (self.selection, self.local_steps, self.upload_budget)
-        ]
-        return Board(
-            status=np.zeros(agents, np.int8),
-            turns=np.zeros(agents, np.int32),
-            done=np.zeros(agents, np.int32),
-            ended=np.zeros(agents, np.int32),
-            started_from=np.full(agents, -1, np.int32),
-            delay=delays_of(self.delay_rounds, agents),
-            allowed=np.ones(agents, bool),
-            steps=np.asarray(steps, np.int32).copy(),
-            steps_begun=np.zeros(agents, np.int32),
-            failing=np.zeros(agents, bool),
-            version=np.zeros(1, np.int32),
-            deadline_s=np.full(1, np.inf),
-            begun=np.zeros(1, bool),
-            arrived=NOBODY,
-            age=NOBODY,
-            taken=NOBODY,
-            unread=np.zeros(agents, np.int32),
-            reports={},
-            sizes=NOBODY,
-            selection=rules[0],
-            local_steps=rules[1],
-            upload_budget=rules[2],
-            key=np.asarray(key, np.int64),
-        )
+        agents, rules = len(steps), (self.selection, self.local_steps, self.upload_budget)
+        states = [() if rule is None else rule.init(agents) for rule in rules]
+        return first_board(steps, delays_of(self.delay_rounds, agents), states, key)
 
     def step(self, board: Board, events: Events, noise: Root | None = None) -> tuple[Board, Actions]:
         """Handle events, and return the next board with the actions; Poisson sampling draws from the noise root."""
