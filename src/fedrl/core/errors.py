@@ -7,7 +7,9 @@
     ├── UnsoundError       the parts are right, their combination is not; raised when a federation is built
     ├── RunError           a run folder is missing, incomplete or of another experiment
     ├── FailedEnvironmentError    an environment raised, hung, ended its process, or returned what it may not
-    └── WireError          received bytes are not a message of this federation
+    ├── WireError          received bytes are not a message of this federation
+    └── SecureSumError     a party of a secure sum deviated from its protocol; what it sent has changed nothing
+        └── TooFewAgentsError    fewer agents are left than the threshold; the sum stays hidden
 
 Each message has a sentence of fact with the name and the value, one of cause, and one of remedy.
 """
@@ -74,6 +76,14 @@ class FailedEnvironmentError(FedrlError, RuntimeError):
 
 class WireError(FedrlError, ValueError):
     """Received bytes are not a message of this federation."""
+
+
+class SecureSumError(FedrlError, ValueError):
+    """A party of a secure sum deviated from its protocol: its message was rejected and has changed nothing."""
+
+
+class TooFewAgentsError(SecureSumError):
+    """Fewer agents are left in a secure sum than its threshold or its minimum; the sum stays hidden."""
 
 
 def reason(fault: Exception) -> str:
