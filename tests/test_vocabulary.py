@@ -16,6 +16,9 @@ GONE = set((Path(__file__).parent / "vocabulary.txt").read_text().split())
 PLAIN = {
     ("spread", "report/run.py"),  # of an interval
     ("outcome", "wire/protocol.py"),  # what became of a message that was sent
+    ("threshold", "secure/graph.py"),  # the shares that give a secret back
+    ("threshold", "secure/plan.py"),
+    ("threshold", "secure/shares.py"),
 }
 
 
