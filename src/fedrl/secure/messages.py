@@ -1,0 +1,297 @@
+"""The messages of a secure sum, and their bytes.
+
+    agent                                   coordinator
+    Advert         ---------------------->              fresh public keys, signed
+                   <----------------------  AdvertList  those of the neighbours, and who advertised
+    SealedShares   ---------------------->              a box for each neighbour, and commitments
+                   <----------------------  Delivery    the boxes from the neighbours, and who sent some
+    MaskedValues   ---------------------->              the vector with its masks
+                   <----------------------  SurvivorList   whose vectors arrived
+    SetSignature   ---------------------->              that it was shown this set of agents
+                   <----------------------  SignatureList  those of the neighbours
+    OpenedShares   ---------------------->              one share of each neighbour, and its own
+
+Every length follows from the plan and from a count that is compared with the plan before anything is read. Agents are
+in ascending order, each once; sets of agents are bitmaps over the plan's members.
+"""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from fedrl.core.errors import WireError
+from fedrl.secure.identity import SIGNATURE_BYTES
+from fedrl.secure.plan import SumPlan
+from fedrl.secure.ring import WORD
+
+PUBLIC, HASH, SHARE = 32, 32, 32
+BOX = 2 * SHARE + 16
+"""Bytes of a box: a share of each secret, and the tag that authenticates them."""
+HEAD = struct.Struct("<4sB8s")
+COUNT = struct.Struct("<I")
+MAGIC = b"FSS1"
+
+
+class Advert(NamedTuple):
+    """The keys of an agent for one sum.
+
+    Attributes:
+        agent: Its number.
+        channel_key: X25519 key by which a neighbour and it agree on keys for boxes.
+        mask_key: X25519 key by which a neighbour and it agree on a mask.
+        seed_commitment: Commitment to the seed of its own mask.
+        signature: Its signature under all of it and the plan.
+    """
+
+    agent: int
+    channel_key: bytes
+    mask_key: bytes
+    seed_commitment: bytes
+    signature: bytes
+
+
+class AdvertList(NamedTuple):
+    """The adverts of an agent's neighbours.
+
+    Attributes:
+        present: All agents that advertised.
+        adverts: Those of the neighbours.
+    """
+
+    present: tuple[int, ...]
+    adverts: tuple[Advert, ...]
+
+
+class SealedShares(NamedTuple):
+    """The shares of an agent's two secrets.
+
+    Attributes:
+        agent: Its number.
+        boxes: For each neighbour, the encrypted shares of seed and mask key.
+        commitments: For each holder, itself as well, the commitments to both shares, one after the other.
+    """
+
+    agent: int
+    boxes: tuple[tuple[int, bytes], ...]
+    commitments: tuple[tuple[int, bytes], ...]
+
+
+class Delivery(NamedTuple):
+    """The boxes for an agent.
+
+    Attributes:
+        present: All agents that sent boxes.
+        boxes: Those from each neighbour among them.
+    """
+
+    present: tuple[int, ...]
+    boxes: tuple[tuple[int, bytes], ...]
+
+
+class MaskedValues(NamedTuple):
+    """The masked vector of an agent.
+
+    Attributes:
+        agent: Its number.
+        values: uint32 `[size]`.
+    """
+
+    agent: int
+    values: np.ndarray
+
+
+class SurvivorList(NamedTuple):
+    """The agents whose masked vectors arrived.
+
+    Attributes:
+        present: Their numbers.
+    """
+
+    present: tuple[int, ...]
+
+
+class SetSignature(NamedTuple):
+    """An agent's signature under the sets of agents that it was shown.
+
+    Attributes:
+        agent: Its number.
+        signature: The signature.
+    """
+
+    agent: int
+    signature: bytes
+
+
+class SignatureList(NamedTuple):
+    """The signatures of an agent's neighbours under the sets of agents that they were shown.
+
+    Attributes:
+        signatures: Each neighbour's.
+    """
+
+    signatures: tuple[tuple[int, bytes], ...]
+
+
+class OpenedShares(NamedTuple):
+    """The shares by which the coordinator removes masks.
+
+    Attributes:
+        agent: Number of the holder.
+        shares: Of each owner: of its seed if its vector arrived, of its mask key if not.
+    """
+
+    agent: int
+    shares: tuple[tuple[int, bytes], ...]
+
+
+SumMessage: TypeAlias = (
+    Advert
+    | AdvertList
+    | SealedShares
+    | Delivery
+    | MaskedValues
+    | SurvivorList
+    | SetSignature
+    | SignatureList
+    | OpenedShares
+)
+KINDS: tuple[type[Any], ...] = (
+    *(Advert, AdvertList, SealedShares, Delivery, MaskedValues),
+    *(SurvivorList, SetSignature, SignatureList, OpenedShares),
+)
+ROWS = {"boxes": BOX, "commitments": 2 * HASH, "signatures": SIGNATURE_BYTES, "shares": SHARE}
+ADVERT_PARTS = (PUBLIC, PUBLIC, HASH, SIGNATURE_BYTES)
+
+
+def encoded(message: SumMessage, plan: SumPlan) -> bytes:
+    """Return a message as bytes."""
+    parts = [HEAD.pack(MAGIC, KINDS.index(type(message)), plan.digest[:8])]
+    values: tuple[Any, ...] = message
+    for name, value in zip(message._fields, values, strict=True):
+        if name == "agent":
+            parts.append(COUNT.pack(value))
+        elif name == "present":
+            parts.append(_bitmap(value, plan))
+        elif name == "values":
+            parts.append(np.ascontiguousarray(value, WORD).tobytes())
+        elif name == "adverts":
+            rows = [COUNT.pack(advert.agent) + b"".join(advert[1:]) for advert in value]
+            parts += [COUNT.pack(len(rows)), *rows]
+        elif name in ROWS:
+            parts += [COUNT.pack(len(value)), *(COUNT.pack(agent) + content for agent, content in value)]
+        else:
+            parts.append(value)
+    return b"".join(parts)
+
+
+def encoded_size(message: SumMessage, plan: SumPlan) -> int:
+    """Return the bytes of a message.
+
+    >>> plan = SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2)
+    >>> encoded_size(MaskedValues(0, np.zeros(1000, np.uint32)), plan)
+    4017
+    """
+    if isinstance(message, MaskedValues):  # the large one, without a copy
+        return HEAD.size + COUNT.size + message.values.nbytes
+    return len(encoded(message, plan))
+
+
+def decoded(data: bytes, plan: SumPlan) -> SumMessage:
+    """Return the message of these bytes.
+
+    Args:
+        data: The bytes of one message.
+        plan: The plan of the receiver, which limits every length.
+
+    Raises:
+        WireError: They are no message, or one of another sum.
+
+    >>> plan = SumPlan(b"example", (0, 1, 2), 1, 2, 2, 2)
+    >>> decoded(encoded(SurvivorList((0, 2)), plan), plan)
+    SurvivorList(present=(0, 2))
+    """
+    if len(data) < HEAD.size:
+        raise WireError(f"A message of a secure sum has {len(data)} bytes, fewer than its head: it was cut off.")
+    magic, kind, digest = HEAD.unpack_from(data)
+    if magic != MAGIC or kind >= len(KINDS):
+        raise WireError("Bytes came that are no message of a secure sum: the other end speaks another protocol.")
+    if digest != plan.digest[:8]:
+        raise WireError(
+            f"A message {KINDS[kind].__name__} of another secure sum, or of another plan of this one, came."
+        )
+    return _Reading(data, plan, KINDS[kind]).message()
+
+
+class _Reading:
+    """Reads the fields of one message in order."""
+
+    def __init__(self, data: bytes, plan: SumPlan, kind: type[Any]) -> None:
+        self.data, self.plan, self.kind, self.at = data, plan, kind, HEAD.size
+
+    def message(self) -> SumMessage:
+        names = self.kind._fields
+        fields: list[Any] = [*self.advert()] if self.kind is Advert else [self.field(name) for name in names]
+        if self.at != len(self.data):
+            raise WireError(f"{self.kind.__name__} has {len(self.data) - self.at} bytes too many: it is damaged.")
+        message: SumMessage = self.kind(*fields)
+        return message
+
+    def field(self, name: str) -> Any:
+        if name == "agent":
+            return self.agent()
+        if name == "present":
+            return self.members()
+        if name == "values":
+            return np.frombuffer(self.bytes(self.plan.size * WORD.itemsize), WORD)
+        if name == "signature":
+            return self.bytes(SIGNATURE_BYTES)
+        if name == "adverts":
+            return self.ascending([self.advert() for _ in range(self.count())])
+        return self.ascending([(self.agent(), self.bytes(ROWS[name])) for _ in range(self.count())])
+
+    def bytes(self, size: int) -> bytes:
+        if self.at + size > len(self.data):
+            raise WireError(
+                f"{self.kind.__name__} ends after {len(self.data)} bytes in the middle of a field: it was cut off."
+            )
+        self.at += size
+        return self.data[self.at - size : self.at]
+
+    def agent(self) -> int:
+        (agent,) = COUNT.unpack(self.bytes(COUNT.size))
+        if agent not in self.plan.neighbours:
+            raise WireError(f"{self.kind.__name__} names agent {agent}, which was not invited to this sum.")
+        return int(agent)
+
+    def count(self) -> int:
+        (count,) = COUNT.unpack(self.bytes(COUNT.size))
+        if count > self.plan.degree + 1:
+            raise WireError(
+                f"{self.kind.__name__} announces {count} entries, and an agent has {self.plan.degree} neighbours here."
+            )
+        return int(count)
+
+    def advert(self) -> Advert:
+        return Advert(self.agent(), *(self.bytes(size) for size in ADVERT_PARTS))
+
+    def ascending(self, rows: list[Any]) -> tuple[Any, ...]:
+        if any(a[0] >= b[0] for a, b in pairwise(rows)):
+            raise WireError(f"{self.kind.__name__} names agents twice or out of order.")
+        return tuple(rows)
+
+    def members(self) -> tuple[int, ...]:
+        members = self.plan.members
+        bits = int.from_bytes(self.bytes(-(-len(members) // 8)), "little")
+        if bits >> len(members):
+            raise WireError(f"{self.kind.__name__} names more agents than were invited to this sum.")
+        return tuple(member for place, member in enumerate(members) if bits >> place & 1)
+
+
+def _bitmap(present: tuple[int, ...], plan: SumPlan) -> bytes:
+    found = set(present)
+    bits = sum(1 << place for place, member in enumerate(plan.members) if member in found)
+    return bits.to_bytes(-(-len(plan.members) // 8), "little")

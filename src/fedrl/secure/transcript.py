@@ -1,0 +1,54 @@
+"""What both ends of a secure sum compute in the same way: signed texts, purposes of keys, digests of sets of agents."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+from fedrl.secure.messages import Advert
+from fedrl.secure.plan import SumPlan
+
+SEED, MASK_KEY = b"seed", b"mask key"
+"""The two secrets of an agent. Who has both can read its masked vector."""
+
+
+def advert_text(plan: SumPlan, advert: Advert) -> bytes:
+    """Return what an agent signs in its advert; an advert of another sum has another plan."""
+    keys = advert.channel_key + advert.mask_key + advert.seed_commitment
+    return b"advert" + plan.digest + struct.pack("<I", advert.agent) + keys
+
+
+def set_digest(before: bytes, present: Sequence[int]) -> bytes:
+    """Return a digest of a set of agents and of all sets before it.
+
+    Args:
+        before: The digest of the sets of earlier phases; at first that of the plan.
+        present: The agents, ascending.
+    """
+    return hashlib.sha256(b"set" + before + struct.pack(f"<{len(present)}I", *present)).digest()
+
+
+def share_purpose(plan: SumPlan, secret: bytes, owner: int, agent: int) -> bytes:
+    """Return what the commitment to the share of a secret is for, which an agent holds for its owner."""
+    return b"share of " + secret + plan.digest + struct.pack("<II", owner, agent)
+
+
+def seed_purpose(plan: SumPlan, owner: int) -> bytes:
+    """Return what the commitment to a seed, and the mask from it, are for."""
+    return b"own mask" + plan.digest + struct.pack("<I", owner)
+
+
+def pair_purpose(plan: SumPlan, first: Advert, second: Advert) -> bytes:
+    """Return what the common key of two agents is for: their mask. Both give the same, in either order."""
+    one, other = sorted((first, second), key=lambda advert: advert.agent)
+    return b"pair mask" + plan.digest + _digest(plan, one) + _digest(plan, other)
+
+
+def box_purpose(plan: SumPlan, sender: Advert, receiver: Advert) -> bytes:
+    """Return what the key of a box is for: one direction between two agents, in one sum."""
+    return b"box" + plan.digest + _digest(plan, sender) + _digest(plan, receiver)
+
+
+def _digest(plan: SumPlan, advert: Advert) -> bytes:
+    return hashlib.sha256(advert_text(plan, advert)).digest()
