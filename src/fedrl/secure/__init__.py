@@ -1,5 +1,34 @@
-"""Secure sums: the server, or whoever adds, learns the sum of the agents' updates and no single one of them."""
+"""Secure sums: the server, or whoever adds, learns the sum of the agents' updates and no single one of them.
 
+    grid  --integers-->  masks, shares, graph  -->  agent, coordinator  -->  drive   all of it in one process
+                         plan: what all know        additive                groups  a sum for each group
+
+`agent` and `coordinator` are the protocol with one server, `additive` the one without an all-seeing party at all.
+"""
+
+from fedrl.secure.additive import AdditivePlan
+from fedrl.secure.agent import SumAgent
+from fedrl.secure.coordinator import SumCoordinator
+from fedrl.secure.drive import OpenedSum, secure_sum
+from fedrl.secure.drive_additive import additive_sum
 from fedrl.secure.grid import ring_sum
+from fedrl.secure.groups import group_sums, partition
+from fedrl.secure.identity import Directory, Identity
+from fedrl.secure.plan import SumPlan, context_of, sum_plan
 
-__all__ = ["ring_sum"]
+__all__ = [
+    "AdditivePlan",
+    "Directory",
+    "Identity",
+    "OpenedSum",
+    "SumAgent",
+    "SumCoordinator",
+    "SumPlan",
+    "additive_sum",
+    "context_of",
+    "group_sums",
+    "partition",
+    "ring_sum",
+    "secure_sum",
+    "sum_plan",
+]
