@@ -1,0 +1,330 @@
+"""Who deviates from the protocol of a secure sum is answered with a sentence, and gains nothing."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from fedrl.core.errors import ConfigError, SecureSumError, TooFewAgentsError
+from fedrl.secure import Identity, SumAgent, SumPlan, sum_plan
+from fedrl.secure.identity import new_identities
+from fedrl.secure.messages import (
+    AdvertList,
+    Delivery,
+    MaskedValues,
+    SealedShares,
+    SignatureList,
+    SurvivorList,
+)
+from fedrl.secure.transcript import advert_text
+from tests.support.secure_sums import Halted, halted
+
+SIX = tuple(range(6))
+SIZE = 5
+
+
+def plan(
+    context: bytes = b"this sum", *, threshold: int = 4, verified: bool = True, minimum: int | None = None
+) -> SumPlan:
+    return sum_plan(context, SIX, SIZE, threshold=threshold, verified=verified, minimum=minimum)
+
+
+def finished(there: Halted) -> np.ndarray:
+    while there.coordinator.phase != "opening":
+        there = there.finish()
+    for agent in there.inbox:
+        there.coordinator.receive(agent, there.step(agent))
+    return there.coordinator.total()
+
+
+class TestTheCoordinator:
+    def test_that_asks_for_both_secrets_gets_one(self):
+        there = halted("opening", plan(verified=False))
+        all_but_one, everybody = SurvivorList((0, 1, 2, 3, 4)), SurvivorList(SIX)
+        there.agents[0].open(everybody)
+        with pytest.raises(SecureSumError, match="asked for the step 'open', and its next step was 'it has ended"):
+            there.agents[0].open(all_but_one)
+
+    @pytest.mark.parametrize("phase", ["shares", "masked", "signatures", "opening"])
+    def test_that_asks_twice_gets_one_answer(self, phase):
+        there = halted(phase, plan())
+        there.step(0)
+        with pytest.raises(SecureSumError, match="asked twice, an agent would give away more than the sum"):
+            there.step(0)
+
+    def test_that_asks_for_a_second_sum_with_the_same_context_gets_none(self):
+        identities = new_identities(SIX)
+        halted("masked", plan(), identities)
+        with pytest.raises(SecureSumError, match="asked to take part twice in one sum"):
+            SumAgent(identities[0], plan(threshold=5))
+        SumAgent(identities[0], plan(b"another attempt"))
+
+    def test_that_shows_different_survivors_is_found_by_the_first_signature(self):
+        there = halted("signatures", plan(minimum=4))
+        shown = {agent: SurvivorList((0, 1, 2, 3, 4) if agent < 3 else SIX) for agent in (0, 1, 2, 3, 4)}
+        signed = {agent: there.agents[agent].agree(each).signature for agent, each in shown.items()}
+        with pytest.raises(SecureSumError, match="Agent 3 did not sign the set of survivors that agent 0 was shown"):
+            there.agents[0].open(SignatureList(tuple((agent, signed[agent]) for agent in (1, 2, 3, 4))))
+
+    def test_that_keeps_such_signatures_back_has_fewer_than_the_threshold(self):
+        there = halted("signatures", plan(minimum=4))
+        shown = {agent: SurvivorList((0, 1, 2, 3, 4) if agent < 3 else SIX) for agent in (0, 1, 2, 3, 4)}
+        signed = {agent: there.agents[agent].agree(each).signature for agent, each in shown.items()}
+        with pytest.raises(TooFewAgentsError, match=r"3 of the 6 holders .* signed the same set .* and 4 are needed"):
+            there.agents[0].open(SignatureList(tuple((agent, signed[agent]) for agent in (1, 2))))
+
+    @pytest.mark.parametrize("verified", [True, False])
+    def test_that_shows_two_sets_never_has_both_secrets_of_an_agent(self, verified):
+        """However it divides the agents: agent 5 has left for some of them, and for the others it has not."""
+        for told_all in itertools.product([False, True], repeat=5):
+            there = halted("signatures" if verified else "opening", plan(minimum=4, verified=verified))
+            of_five = Counter(kind for kind in _shares_of_five(there, told_all) if kind is not None)
+            assert min(of_five["seed"], of_five["mask key"]) < there.coordinator.plan.threshold
+            assert verified or sum(of_five.values()) == 5
+
+    def test_may_have_both_with_a_threshold_that_a_verified_plan_does_not_take(self):
+        with pytest.raises(ConfigError, match="would have both secrets of an agent"):
+            plan(threshold=3)
+        there = halted("opening", plan(threshold=3, verified=False))
+        of_five = Counter(_shares_of_five(there, (True, True, False, False, False)))
+        assert of_five == {"seed": 2, "mask key": 3}  # and the share of its own seed that agent 5 gives
+
+    @pytest.mark.parametrize("others", [b"the sum before", b""])
+    def test_that_replays_an_advert_of_another_sum_is_found(self, others):
+        identities = new_identities(SIX)
+        before = halted("shares", plan(others), identities).inbox[0].adverts[0]
+        there = halted("shares", plan(), identities)
+        present, adverts = there.inbox[0]
+        with pytest.raises(
+            SecureSumError, match="signature under the advert of agent 1 is wrong: it was forged, or made"
+        ):
+            there.agents[0].share(AdvertList(present, (before, *adverts[1:])))
+
+    def test_that_forges_an_advert_is_found(self):
+        there = halted("shares", plan())
+        present, adverts = there.inbox[0]
+        own = adverts[0]._replace(mask_key=adverts[1].mask_key)
+        forged = own._replace(signature=Ed25519PrivateKey.generate().sign(advert_text(plan(), own)))
+        with pytest.raises(SecureSumError, match="signature under the advert of agent 1 is wrong"):
+            there.agents[0].share(AdvertList(present, (forged, *adverts[1:])))
+
+    def test_that_shows_an_agent_another_plan_has_no_adverts_for_it(self):
+        identities = new_identities(SIX)
+        there = halted("shares", plan(), identities)
+        misled = SumAgent(new_identities_of(identities, 0), plan(threshold=5))
+        misled.advert()
+        with pytest.raises(SecureSumError, match="for another plan of it"):
+            misled.share(there.inbox[0])
+
+    @pytest.mark.parametrize("box", ["changed", "of another sender", "cut off"])
+    def test_that_substitutes_a_share_is_found(self, box):
+        there = halted("masked", plan())
+        present, boxes = there.inbox[0]
+        content = {
+            "changed": bytes([boxes[0][1][0] ^ 1]) + boxes[0][1][1:],
+            "of another sender": boxes[1][1],
+            "cut off": boxes[0][1][:-1],
+        }[box]
+        with pytest.raises(SecureSumError, match="box from agent 1 to agent 0 does not open: it was replaced"):
+            there.agents[0].mask(Delivery(present, ((1, content), *boxes[1:])), there.values[0])
+
+    def test_that_shows_different_lists_of_agents_is_found_by_the_boxes(self):
+        there = halted("shares", plan(threshold=4))
+        fewer = {
+            agent: AdvertList(SIX[:5], tuple(advert for advert in there.inbox[agent].adverts if advert.agent != 5))
+            for agent in (0, 1)
+        }
+        sealed = {agent: there.step(agent, fewer.get(agent)) for agent in SIX}
+        boxes = tuple((other, dict(sealed[other].boxes)[0]) for other in (1, 2, 3, 4))
+        with pytest.raises(SecureSumError, match=r"from agent 2 .* both were shown different lists of agents"):
+            there.agents[0].mask(Delivery(SIX[:5], boxes), there.values[0])
+
+    @pytest.mark.parametrize(
+        ("present", "kept"), [(SIX, 4), ((0, 1, 2, 3, 4), 5), ((1, 2, 3, 4, 5), 5), ((0, 1, 2, 3, 4, 9), 5)]
+    )
+    def test_that_withholds_boxes_or_shows_impossible_sets_is_found(self, present, kept):
+        there = halted("masked", plan())
+        with pytest.raises(SecureSumError, match=r"are missing, twice, or of agents|shows an impossible set"):
+            there.agents[0].mask(Delivery(present, there.inbox[0].boxes[:kept]), there.values[0])
+
+    def test_that_opens_the_sum_of_too_few_is_refused(self):
+        there = halted("signatures", plan(minimum=5))
+        with pytest.raises(TooFewAgentsError, match="4 agents sent masked vectors, and the plan asks for 5"):
+            there.agents[0].agree(SurvivorList((0, 1, 2, 3)))
+
+    def test_an_agent_that_was_shown_something_wrong_takes_no_further_part(self):
+        there = halted("masked", plan())
+        right = there.inbox[0]
+        with pytest.raises(SecureSumError, match="missing"):
+            there.agents[0].mask(Delivery(right.present, right.boxes[1:]), there.values[0])
+        with pytest.raises(SecureSumError, match="its next step was 'it has ended its part"):
+            there.agents[0].mask(right, there.values[0])
+
+    def test_a_verified_sum_is_not_opened_without_signatures(self):
+        there = halted("opening", plan())
+        with pytest.raises(SecureSumError, match="A verified sum needs the signatures"):
+            there.agents[0].open(SurvivorList(SIX))
+
+
+def new_identities_of(identities: dict[int, Identity], agent: int) -> Identity:
+    """The same agent after a restart."""
+    return Identity(agent, identities[agent]._key, identities[agent].directory)
+
+
+def _shares_of_five(there: Halted, told_all: tuple[bool, ...]) -> list[str | None]:
+    """Which share of agent 5's secrets each other agent gives, if some are told that it is in the sum."""
+    shown = {agent: SurvivorList(SIX if told else SIX[:5]) for agent, told in enumerate(told_all)}
+    if there.coordinator.plan.verified:
+        signed = {agent: there.agents[agent].agree(each).signature for agent, each in shown.items()}
+    held = {agent: there.agents[agent]._held[5] for agent in shown}
+    kinds: list[str | None] = []
+    for agent, each in shown.items():
+        same = tuple(other for other in shown if shown[other] == each and other != agent)
+        try:
+            if there.coordinator.plan.verified:
+                opened = there.agents[agent].open(SignatureList(tuple((other, signed[other]) for other in same)))
+            else:
+                opened = there.agents[agent].open(each)
+        except TooFewAgentsError:
+            kinds.append(None)
+            continue
+        kinds.append("seed" if dict(opened.shares)[5] == held[agent][0] else "mask key")
+    return kinds
+
+
+class TestAnAgent:
+    def test_that_gives_a_wrong_share_is_left_out_and_named(self):
+        there = halted("opening", plan())
+        for agent in SIX:
+            opened = there.step(agent)
+            if agent == 2:
+                opened = opened._replace(shares=((0, bytes(32)), *opened.shares[1:]))
+            there.coordinator.receive(agent, opened)
+        np.testing.assert_array_equal(there.coordinator.total(), there.values.sum(axis=0, dtype=np.uint32))
+        assert len(there.coordinator.faults) == 1
+        assert "The share of agent 0's seed that agent 2 holds is wrong and was left out" in there.coordinator.faults[0]
+
+    def test_too_many_wrong_shares_open_nothing(self):
+        there = halted("opening", plan())
+        for agent in SIX:
+            opened = there.step(agent)
+            if agent > 2:
+                opened = opened._replace(shares=((0, bytes(32)), *opened.shares[1:]))
+            there.coordinator.receive(agent, opened)
+        with pytest.raises(TooFewAgentsError, match="3 shares of a secret came, and 4 are needed"):
+            there.coordinator.total()
+
+    @pytest.mark.parametrize("leaves", [(), (1,)])
+    def test_that_made_up_its_shares_is_named_and_no_wrong_sum_is_given(self, leaves, monkeypatch):
+        there = halted("shares", plan())
+        numbers = itertools.count(1)
+        with (
+            monkeypatch.context() as patch
+        ):  # agent 1 deals points of no polynomial of that degree, and commits to them
+            patch.setattr(
+                "fedrl.secure.agent.split",
+                lambda secret, threshold, count: [(next(numbers) ** 9).to_bytes(32, "big") for _ in range(count)],
+            )
+            made_up = there.step(1)
+        for agent in SIX:
+            there.coordinator.receive(agent, made_up if agent == 1 else there.step(agent))
+        there = there._replace(inbox=there.coordinator.close())
+        for agent in set(SIX) - set(leaves):
+            there.coordinator.receive(agent, there.step(agent))
+        with pytest.raises(SecureSumError, match="The shares of agent 1 don't give the secret to which it committed"):
+            finished(there._replace(inbox=there.coordinator.close()))
+
+    @pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1, 0])
+    def test_that_sends_a_vector_of_another_length_is_rejected_and_may_send_the_right_one(self, size):
+        there = halted("masked", plan())
+        with pytest.raises(SecureSumError, match=f"vector of {size} entries, and the sum has 5"):
+            there.coordinator.receive(2, MaskedValues(2, np.zeros(size, np.uint32)))
+        np.testing.assert_array_equal(finished(there), there.values.sum(axis=0, dtype=np.uint32))
+
+    @pytest.mark.parametrize("phase", ["adverts", "shares", "masked", "signatures", "opening"])
+    def test_that_sends_twice_counts_once(self, phase):
+        there = halted(phase, plan())
+        first = there.step(2)
+        there.coordinator.receive(2, first)
+        with pytest.raises(SecureSumError, match="Agent 2 sent a second"):
+            there.coordinator.receive(2, first)
+        rest = [agent for agent in SIX if agent != 2]
+        for agent in rest:
+            there.coordinator.receive(agent, there.step(agent))
+        if phase != "opening":
+            total = finished(there._replace(inbox=there.coordinator.close()))
+        else:
+            total = there.coordinator.total()
+        np.testing.assert_array_equal(total, there.values.sum(axis=0, dtype=np.uint32))
+
+    def test_that_speaks_for_another_one_is_rejected(self):
+        there = halted("masked", plan())
+        with pytest.raises(SecureSumError, match="Agent 3 sent a MaskedValues in the name of another agent"):
+            there.coordinator.receive(3, there.step(2))
+
+    def test_that_left_comes_too_late(self):
+        there = halted("shares", plan())
+        missed = there.step(0)
+        for agent in SIX[1:]:
+            there.coordinator.receive(agent, there.step(agent))
+        there.coordinator.close()
+        with pytest.raises(SecureSumError, match="too late or too early"):
+            there.coordinator.receive(0, missed)
+        with pytest.raises(SecureSumError, match="is not in the sum any more"):
+            there.coordinator.receive(0, MaskedValues(0, np.zeros(SIZE, np.uint32)))
+
+    def test_whose_advert_is_not_its_own_is_rejected(self):
+        there = halted("adverts", plan())
+        advert = there.step(0)
+        with pytest.raises(SecureSumError, match="signature under the advert of agent 0 is wrong"):
+            there.coordinator.receive(0, advert._replace(mask_key=advert.channel_key))
+
+    @pytest.mark.parametrize("what", ["boxes", "commitments"])
+    def test_that_withholds_shares_is_rejected(self, what):
+        there = halted("shares", plan())
+        sealed: SealedShares = there.step(0)
+        with pytest.raises(SecureSumError, match=f"Agent 0 sent . {what}, which are not one of"):
+            there.coordinator.receive(0, sealed._replace(**{what: getattr(sealed, what)[1:]}))
+
+    def test_with_a_key_of_small_order_is_found_by_its_neighbour(self):
+        identities = new_identities(SIX)
+        there = halted("shares", plan(), identities)
+        present, adverts = there.inbox[0]
+        weak = adverts[0]._replace(channel_key=bytes(32))
+        weak = weak._replace(signature=identities[1].sign(advert_text(plan(), weak)))
+        with pytest.raises(SecureSumError, match="channel key of agent 1 is no X25519 key"):
+            there.agents[0].share(AdvertList(present, (weak, *adverts[1:])))
+
+    def test_its_own_vector_of_a_wrong_length_or_type_ends_nothing(self):
+        there = halted("masked", plan())
+        for wrong in (np.zeros(SIZE + 1, np.uint32), np.zeros(SIZE, np.float32)):
+            with pytest.raises(ValueError, match=r"Put them on a grid first|the sum was planned for"):
+                there.agents[0].mask(there.inbox[0], wrong)
+        there.step(0)
+
+
+def test_an_agent_that_is_not_invited_takes_no_part():
+    with pytest.raises(SecureSumError, match="to which its plan does not invite it"):
+        SumAgent(new_identities((7,))[7], plan())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"members": (1, 0)},
+        {"members": (0,)},
+        {"degree": 3},
+        {"degree": 6},
+        {"threshold": 1},
+        {"threshold": 7},
+        {"minimum": 1},
+        {"size": 0},
+    ],
+)
+def test_a_plan_that_hides_nothing_or_can_never_complete_is_rejected(change):
+    settings = {"context": b"", "members": SIX, "size": 5, "degree": 5, "threshold": 4, "minimum": 4}
+    SumPlan(**settings)
+    with pytest.raises(ConfigError, match=r"Use |sum of one agent"):
+        SumPlan(**(settings | change))
