@@ -20,6 +20,7 @@ ALL = (
     "events",
     "restart",
     "transport",
+    "secure_sum",
     "agent_start",
     "network_life",
     "study_on_ray",
