@@ -80,8 +80,8 @@ def sparse(agents: int, samples: int, rates: tuple[float, ...], **settings: int)
     members, tally = tuple(range(agents)), Counter()
     identities, rng = new_identities(members), random.Random(agents)
     values = np.random.default_rng(agents).integers(0, 2**32, (agents, 3), dtype=np.uint32)
-    for rate, _ in itertools.product(rates, range(samples)):
-        plan = sum_plan(b"sparse %d" % next(CONTEXTS), members, 3, **settings)
+    for number, rate in enumerate(rate for rate in rates for _ in range(samples)):
+        plan = sum_plan(b"sparse %d" % number, members, 3, **settings)  # the same graph in every run
         assert plan.degree < agents - 1
         leaves = {agent: rng.choice(phases_of(plan)) for agent in members if rng.random() < rate}
         completed = outcome(values, plan, leaves, identities) is not None

@@ -30,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedrl.core.errors import ConfigError, SecureSumError, TooFewAgentsError
+from fedrl.secure.extra import check_cryptography
 from fedrl.secure.masks import KEY_BYTES, Mask, apply_masks, derived_key
 from fedrl.secure.ring import WORD, add, as_ring
 
@@ -53,6 +54,7 @@ class AdditivePlan:
     aggregators: int = 0
 
     def __post_init__(self) -> None:
+        check_cryptography()
         if tuple(sorted({*self.members})) != self.members:
             raise ConfigError("The members of a sum are not in ascending order, or one is there twice.")
         if self.aggregators == 1 or self.aggregators < 0 or not 2 <= self.minimum <= len(self.members) or self.size < 1:

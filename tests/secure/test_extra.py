@@ -1,0 +1,20 @@
+import subprocess
+import sys
+
+import pytest
+
+from fedrl.core.errors import ConfigError
+from fedrl.secure import AdditivePlan, extra
+from fedrl.secure.identity import new_identities
+
+
+def test_without_cryptography_a_sentence_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(extra.importlib.util, "find_spec", lambda name: None)
+    for begin in (lambda: new_identities((0, 1)), lambda: AdditivePlan(b"", (0, 1), 1, 2)):
+        with pytest.raises(ConfigError, match=r"pip install 'fedrl\[secure\]'"):
+            begin()
+
+
+def test_the_package_is_imported_by_the_first_sum_and_not_before():
+    program = "import sys, fedrl.secure; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
