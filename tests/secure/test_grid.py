@@ -67,6 +67,28 @@ def test_a_federation_learns_as_with_the_plain_sum_within_the_grid() -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), plain, hidden)
 
 
+@pytest.mark.parametrize("protocol", ["masks", "additive"])
+def test_a_protocol_gives_the_numbers_of_the_ring_bit_for_bit(protocol: str) -> None:
+    def federation(protocol: str):
+        return federate(quadratic(sgd(0.1)), mean("uniform"), summation=ring_sum(4, 8.0, protocol=protocol))
+
+    plain, _ = final(federation("none"))
+    run, seen = final(federation(protocol))
+    jax.tree.map(np.testing.assert_array_equal, plain, run)
+    assert seen.weight == 4.0
+
+
+@pytest.mark.parametrize("protocol", ["none", "masks", "additive"])
+def test_a_sum_of_too_few_is_not_opened(protocol: str) -> None:
+    minimum = FLEET.minimum.copy()
+    minimum[1:, 0] = 1e6
+    federation = federate(quadratic(sgd(0.1)), mean("uniform"), summation=ring_sum(4, 8.0, protocol=protocol))
+    params, seen = final(federation, Valley(FLEET.curvature, minimum), 1)
+    assert seen.weight == 0.0
+    assert seen.skipped.startswith("1 of at least 2 updates arrived")
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(params))
+
+
 def test_an_update_beyond_the_grid_is_rejected_and_the_others_are_added() -> None:
     minimum = FLEET.minimum.copy()
     minimum[1, 0] = 1e6
@@ -79,6 +101,8 @@ def test_an_update_beyond_the_grid_is_rejected_and_the_others_are_added() -> Non
 def test_a_grid_without_bits_and_weights_of_samples_are_refused() -> None:
     with pytest.raises(ConfigError, match="largest is 1e"):
         ring_sum(10, 1e60)
+    with pytest.raises(ConfigError, match="minimum is 1 of 10"):
+        ring_sum(10, 1.0, minimum=1)
     with pytest.raises(UnsoundError, match="weights"):
         federate(quadratic(sgd(0.1)), mean("samples"), summation=ring_sum(4, 8.0))
 
@@ -98,4 +122,10 @@ def test_a_configuration_names_a_summation_and_the_resolved_one_has_its_agents()
     experiment = build(load(tables))
     assert experiment.federation.summation == ring_sum(3, 2.0)
     assert build(experiment.config).federation.summation == ring_sum(3, 2.0)
-    assert experiment.config.federation.summation == {"name": "ring_sum", "agents": 3, "largest": 2.0}
+    assert experiment.config.federation.summation == {
+        "name": "ring_sum",
+        "agents": 3,
+        "largest": 2.0,
+        "minimum": 2,
+        "protocol": "none",
+    }

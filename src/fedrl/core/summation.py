@@ -31,6 +31,8 @@ class Summation:
         limit: The bound below which all terms must be.
         weight_limit: The bound below which all weights must be; None: `limit`.
         opens: What the server can read: "each" term, or the "sum" alone.
+        rows: The most rows of one call of `quantize`; 1 where `total` needs the integers of each agent by itself.
+        minimum: The fewest updates of which a sum is opened; a round with fewer is left out.
         call: The constructor call that made the summation.
     """
 
@@ -39,6 +41,8 @@ class Summation:
     limit: float
     weight_limit: float | None = None
     opens: str = "each"
+    rows: int = exact.LANES
+    minimum: int = 1
     call: Call | None = None
 
 

@@ -19,6 +19,7 @@ from fedrl.core import exact
 from fedrl.core.aggregator import NOBODY, Arrivals
 from fedrl.core.double import Double, split64
 from fedrl.core.keys import Root, server_data, server_keys
+from fedrl.core.summation import Summation
 from fedrl.core.types import PyTree, Update
 from fedrl.engines.inbox import Inbox
 from fedrl.engines.program_cache import Shapes, cached_program, shapes
@@ -153,10 +154,10 @@ def merge_program(
         arrivals = arrivals_of(server, inbox)
         if inbox.block_sums:
             return merge(secret, server, [(each.result, each.here) for each in inbox.block_sums], arrivals, noise)
-        block_sums, count = [], len(inbox.agent)
-        for i in range(0, count, exact.LANES):
+        block_sums, count, rows = [], len(inbox.agent), federation.summation.rows
+        for i in range(0, count, rows):
             # Padded with copies of the last update, which `here` masks: one program for any number of updates.
-            lanes, here = np.minimum(np.arange(i, i + exact.LANES), count - 1), np.arange(i, i + exact.LANES) < count
+            lanes, here = np.minimum(np.arange(i, i + rows), count - 1), np.arange(i, i + rows) < count
             updates, base = jax.tree.map(lambda x, lanes=lanes: x[lanes], (inbox.items, inbox.received))
             block_sums.append((scaled(server.params, updates, base, inbox.scale[lanes], here), here))
         return merge(secret, server, block_sums, arrivals, noise)
@@ -216,10 +217,13 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
         if not block_sums:
             return settled(server, 0.0, (), of_nobody(keys, server))
         if summed:
+            rejected = _refused_rows(federation, like, block_sums, arrivals.sender)
+            few = _too_few(federation.summation, len(arrivals.sender) - len(rejected))
+            if few:
+                return settled(server, 0.0, rejected, of_nobody(keys, server))._replace(skipped=few)
             mean, units = exact.mean_of(federation.summation.total([sums.updates for sums, _ in block_sums]))
             counted = split64(exact.total([sums.statistics for sums, _ in block_sums], exact.STATISTICS))
             weight = units * weight_scale(federation)
-            rejected = _refused_rows(federation, like, block_sums, arrivals.sender)
             if weight > 0:
                 judged: Judged | None = commit_mean(keys, server, mean, np.float32(weight), counted)
             else:
@@ -244,6 +248,13 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
         return Merged(after, weight, rejected)
 
     return merge
+
+
+def _too_few(summation: Summation, count: int) -> str:
+    """Return why a sum of so many updates is not opened, as a phrase; "" if it is."""
+    if not 0 < count < summation.minimum:
+        return ""
+    return f"{count} of at least {summation.minimum} updates arrived that {summation!r} needs"
 
 
 @cached_program

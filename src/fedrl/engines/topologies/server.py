@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from fedrl.core import exact
 from fedrl.core.keys import Keys, server_noise, server_secret
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.aggregation import merge_program, releases, skip_round
@@ -116,7 +117,9 @@ class Server:
     def __init__(self, setting: TopologySpec) -> None:
         federation, schedule, agents = setting.federation, setting.schedule, setting.agents
         self.federation, self.wire, self.agents = federation, setting.wire, agents
-        summed = federation.aggregator.needs == "sum" and not setting.scaled
+        # A program of a block adds the updates of several agents, and a protocol may need those of each.
+        added_in_blocks = federation.summation.rows == exact.LANES and not setting.scaled
+        summed = federation.aggregator.needs == "sum" and added_in_blocks
         self.collects = SUMS if summed else UPDATES
         self.group = np.zeros(agents, int)
         self.relays: list[np.ndarray] = []
