@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.numpy
 
 from fedrl.config import load
 from fedrl.config.build import build
@@ -176,6 +177,15 @@ def test_a_resumed_run_pays_again_for_rounds_that_were_lost_and_ends_before_it_e
 
 def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+
+
+def test_the_noise_of_rounds_that_are_run_again_is_fresh(killed: Path, tmp_path: Path) -> None:
+    params = []
+    for name in ("one", "other"):
+        place = shutil.copytree(killed, tmp_path / name)
+        resume(place, verbose=0)
+        params.append(safetensors.numpy.load((place / "params.safetensors").read_bytes()))
+    assert all((params[0][name] != params[1][name]).any() for name in params[0])
 
 
 def shorter(place: Path) -> None:
