@@ -321,7 +321,7 @@ def guarantee_of(experiment: Experiment) -> Guarantee | None:
 def sentences(experiment: Experiment) -> list[str]:
     """Return what has to be said about the privacy of a run before it begins."""
     guarantee, config = guarantee_of(experiment), experiment.config
-    missing = unbudgeted(experiment.federation.stages, config.federation.privacy)
+    missing = unbudgeted((*experiment.federation.stages, experiment.learner), config.federation.privacy)
     if guarantee is None:
         return [missing] if missing else []
     found, delta, agents = [], guarantee.budget.delta, config.federation.agents
