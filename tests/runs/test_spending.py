@@ -105,7 +105,7 @@ def test_a_later_process_has_all_charges_of_the_earlier_ones(file: ChargeFile) -
     # Rounds 3 to 5 were lost, and are run again.
     for number in range(3, 6):
         state, _ = resumed.round(rounds.round, state, number)
-    assert (resumed.charges, resumed.lost) == (8, 3)
+    assert (resumed.charges, resumed.repeated) == (8, 3)
     assert resumed.ledger.epsilon() > account.ledger.epsilon()
 
 

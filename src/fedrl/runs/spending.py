@@ -58,7 +58,7 @@ class Account:
             self.rounds.add(charge.round)
 
     @property
-    def lost(self) -> int:
+    def repeated(self) -> int:
         """Number of charges for rounds that were run again."""
         return self.charges - len(self.rounds)
 
@@ -67,7 +67,7 @@ class Account:
         if self._covered or self.ledger.may(self._events(run_state)).any():
             return ""
         budget = self.guarantee.budget
-        lost = "" if not self.lost else f", {self.lost} of them for rounds that were run again, as {KILLED}"
+        lost = "" if not self.repeated else f", {self.repeated} of them for rounds that were run again, as {KILLED}"
         return (
             f"round {number} would exceed the privacy budget of every agent, epsilon = {budget.epsilon:g} at delta = "
             f"{budget.delta:g}: {self.ledger.epsilon(certified=True):.4g} is spent on {self.charges} charges{lost}."
@@ -228,7 +228,7 @@ class Spending:
             needed = price.times(rounds - so_far) if known else min(rounds - so_far, 1)
             left = account.ledger.releases_left()
             if needed > left:
-                lost = f", {account.lost} of them lost, as {KILLED}" if account.lost else ""
+                lost = f", {account.repeated} of them lost, as {KILLED}" if account.repeated else ""
                 budget = self.guarantee.budget
                 raise ConfigError(
                     f"rounds is {rounds}, and seed {seed} has done {so_far} and paid for {account.charges}{lost}: its "
@@ -298,7 +298,7 @@ def privacy_of(spending: Spending) -> PrivacyResult:
         "seeds": {str(seed): float(mine.max(initial=0.0)) for seed, mine in spent.items()},
         "together": guarantee.of_all(together),
         "charges": {str(seed): account.charges for seed, account in sorted(accounts.items())},
-        "repeated": sum(account.lost for account in accounts.values()),
+        "repeated": sum(account.repeated for account in accounts.values()),
         "without_budget": sum(int((~account.ledger.may()).sum()) for account in last),
         "assumptions": guarantee.assumptions(),
         "certified": not guarantee.not_certified(),
