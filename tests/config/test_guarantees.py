@@ -272,6 +272,20 @@ def test_one_budget_is_for_one_mechanism() -> None:
         build(load(given))
 
 
+def test_noise_that_covers_fewer_rounds_than_there_are_is_refused() -> None:
+    def correlated(rounds: int) -> Stage:
+        noise = Noise(KINDS.GaussianDpEvent(2.0), 1.0, "server", rounds=rounds)
+        return Stage(lambda key, context, server, agent, update: (update, agent), noise=noise)
+
+    found = privately(None, (correlated(ROUNDS),), mechanism=None)
+    assert found.guarantee.price.covers == ROUNDS
+    assert found.guarantee.epsilon(0, ROUNDS) == epsilon_of({KINDS.GaussianDpEvent(2.0): 1}, 1e-3)
+    with pytest.raises(
+        ConfigError, match=rf"correlated between {ROUNDS - 1} rounds and covers no more. Set its rounds"
+    ):
+        privately(None, (correlated(ROUNDS - 1),), mechanism=None)
+
+
 def test_noise_without_a_price_has_no_budget() -> None:
     own = Stage(lambda key, context, server, agent, update: (update, agent), noise=Noise("mine", 1.0, "agent"))
     with pytest.raises(ConfigError, match=r"has no price: it is no DpEvent of dp_accounting"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,11 +20,13 @@ from rich.console import Console
 from fedrl.cli import explain
 from fedrl.config import load
 from fedrl.config.build import build
+from fedrl.config.experiment import InitConfig
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.records.charges import ChargeFile
 from fedrl.records.table import row_of
 from fedrl.report import write_report
 from fedrl.runs.explain import explained
+from fedrl.runs.privacy_statements import sentences
 from fedrl.runs.run import resume, run
 from fedrl.runs.spending import Account
 from fedrl.sinks.display import plain
@@ -287,6 +290,14 @@ def test_what_has_to_be_said_is_said_once(config: Path, tmp_path: Path) -> None:
     assert said[2] == "The baselines have no privacy: independent."
     assert not result["privacy"]["certified"]
     assert "<b>Not certified: </b>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_that_starts_from_another_one_says_that_both_add_up(config: Path) -> None:
+    experiment = build(load(config))
+    started = replace(experiment, config=replace(experiment.config, init=InitConfig(run="runs/first")))
+    assert sentences(experiment) == []
+    (said,) = sentences(started)
+    assert said.startswith("The run starts from runs/first: what agents have paid for that run is not part of this")
 
 
 def test_noise_without_a_budget_is_said(tmp_path: Path) -> None:

@@ -337,6 +337,11 @@ def _check_one_mechanism(section: PrivacyConfig, stages: Sequence[Stage], learne
 def _check_affordable(found: Private, rounds: int) -> None:
     """Refuse a run with more rounds than the budget of every agent allows."""
     guarantee = found.guarantee
+    if guarantee is not None and 1 < guarantee.price.covers < rounds:
+        raise ConfigError(
+            f"rounds is {rounds}, and the noise of {guarantee.mechanism} is correlated between "
+            f"{guarantee.price.covers} rounds and covers no more. Set its rounds to {rounds}, or plan fewer."
+        )
     # Whoever pays as a participant may be in fewer rounds than there are, so only one round has to be within it.
     if guarantee is None or guarantee.affords(1 if guarantee.price.participants else rounds):
         return

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrl.config.experiment import InitConfig
 from fedrl.config.guarantees import unbudgeted
 from fedrl.config.objects import Experiment
 from fedrl.records import PrivacyResult
@@ -26,6 +27,11 @@ def sentences(experiment: Experiment) -> list[str]:
         )
     if guarantee.not_certified():
         found.append(f"Not certified: {guarantee.not_certified()}.")
+    if isinstance(config.init, InitConfig):
+        found.append(
+            f"The run starts from {config.init.run}: what agents have paid for that run is not part of this budget. If "
+            "they are the same agents, both add up."
+        )
     others = [method.name for method in experiment.methods if method.name != METHOD]
     if others:
         found.append(f"The baselines have no privacy: {', '.join(others).replace('_', ' ')}.")
