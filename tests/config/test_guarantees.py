@@ -8,10 +8,13 @@ import pytest
 
 from fedrl.config import as_dict, load
 from fedrl.config.build import build, planning_of
-from fedrl.config.guarantees import private_stages, unbudgeted
+from fedrl.config.guarantees import noise_of as noise_of_part
+from fedrl.config.guarantees import private_learner, private_stages, unbudgeted
 from fedrl.config.schema import schema
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.stage import Noise, Stage
+from fedrl.environments import gridworld
+from fedrl.learners import q_table
 from fedrl.privacy.composition import epsilon_of
 from fedrl.privacy.extra import accounting
 from fedrl.server.decisions import Selection
@@ -190,6 +193,38 @@ def noise_of_stage(stage: Stage) -> Noise:
     return stage.noise
 
 
+def noisy_learner(multiplier: float | None) -> Any:
+    """A learner that says that it adds noise in its local steps, if there is a multiplier."""
+    learner = q_table(gridworld())
+    if multiplier is not None:
+        object.__setattr__(learner, "noise", Noise(KINDS.GaussianDpEvent(multiplier), 0.25, "agent", "trajectory"))
+    return learner
+
+
+def test_noise_in_local_steps_is_calibrated_for_the_one_round_that_learns_from_an_episode() -> None:
+    section = load(tables(unit="trajectory", mechanism="steps")).federation
+    learner = private_learner(section.privacy, ROUNDS, noisy_learner)
+    event = noise_of_part(learner).event
+    assert 7.99 < epsilon_of({event: 1}, 1e-3) <= 8.0
+    found = private_stages(section, (), learner, None, ROUNDS)
+    assert found.stages == ()
+    assert found.guarantee.price.events == (event,) * AGENTS
+    assert found.guarantee.price.parallel
+    # A learner that has noise already is priced, and so is the same one without a mechanism.
+    assert private_learner(section.privacy, ROUNDS, lambda z: noisy_learner(9.0 if z is None else z)) == noisy_learner(
+        9.0
+    )
+    priced = load(tables(unit="trajectory", mechanism=None)).federation
+    assert private_stages(priced, (), learner, None, ROUNDS).guarantee.price == found.guarantee.price
+    with pytest.raises(
+        ConfigError, match=r"mechanism is 'steps', and q_table.* adds no noise in its local steps. Use a"
+    ):
+        private_learner(section.privacy, ROUNDS, lambda z: noisy_learner(None))
+    with pytest.raises(ConfigError, match=r"adds noise, too: one budget is for one mechanism"):
+        private_stages(load(tables(unit="trajectory")).federation, (), learner, None, ROUNDS)
+    assert "this run promises no epsilon" in unbudgeted((learner,), None)
+
+
 LOCAL = {"name": "local_gaussian", "clip": 1.0, "noise_multiplier": 1.0}
 
 
@@ -235,6 +270,20 @@ def test_one_budget_is_for_one_mechanism() -> None:
     given["federation"]["stages"] = [LOCAL, LOCAL]
     with pytest.raises(ConfigError, match=r"both add noise, and one budget is for one mechanism"):
         build(load(given))
+
+
+def test_noise_that_covers_fewer_rounds_than_there_are_is_refused() -> None:
+    def correlated(rounds: int) -> Stage:
+        noise = Noise(KINDS.GaussianDpEvent(2.0), 1.0, "server", rounds=rounds)
+        return Stage(lambda key, context, server, agent, update: (update, agent), noise=noise)
+
+    found = privately(None, (correlated(ROUNDS),), mechanism=None)
+    assert found.guarantee.price.covers == ROUNDS
+    assert found.guarantee.epsilon(0, ROUNDS) == epsilon_of({KINDS.GaussianDpEvent(2.0): 1}, 1e-3)
+    with pytest.raises(
+        ConfigError, match=rf"correlated between {ROUNDS - 1} rounds and covers no more. Set its rounds"
+    ):
+        privately(None, (correlated(ROUNDS - 1),), mechanism=None)
 
 
 def test_noise_without_a_price_has_no_budget() -> None:

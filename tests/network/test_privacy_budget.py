@@ -68,7 +68,7 @@ def test_every_charge_is_on_the_disk_before_its_version_and_agents_without_budge
     result = world.coordinate(PRIVATE, place, sinks=[sink])
     found = charges(place)
     assert [number for number, _ in found] == [1, 2, 3, 4, 5]
-    assert flushed.count("privacy.jsonl") == 5
+    assert flushed.count("privacy.jsonl") == 2 * ROUNDS  # before each version, and before its checkpoint
     own = sum(who[1] for _, who in found)
     assert 0 < own < ROUNDS
     assert [who for _, who in found] == [[True] * 3] * own + [[True, False, True]] * (ROUNDS - own)

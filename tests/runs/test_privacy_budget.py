@@ -1,5 +1,6 @@
 """Runs with a privacy budget: exact to the round, durable against kill -9, and refused if their ledger is not whole."""
 
+import io
 import json
 import os
 import shutil
@@ -8,17 +9,27 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import safetensors.numpy
+from rich.console import Console
 
+from fedrl.cli import explain
 from fedrl.config import load
 from fedrl.config.build import build
+from fedrl.config.experiment import InitConfig
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.records.charges import ChargeFile
+from fedrl.records.table import row_of
 from fedrl.report import write_report
+from fedrl.runs.explain import explained
+from fedrl.runs.privacy_statements import sentences
 from fedrl.runs.run import resume, run
+from fedrl.runs.spending import Account
+from fedrl.sinks.display import plain
 from fedrl.sinks.final_summary import privacy_lines
 
 ROUNDS, AGENTS = 6, 3
@@ -118,6 +129,46 @@ def test_a_run_spends_its_budget_to_the_round_and_says_so(whole: Path) -> None:
     assert "In a deployment they never leave the agents" in page
 
 
+def test_tables_and_displays_have_what_was_spent(whole: Path) -> None:
+    kept = records(whole)
+    assert [row_of(record)["epsilon"] for record in kept] == [record["privacy"]["epsilon"] for record in kept]
+    console = Console(file=io.StringIO(), width=200)
+    sink = plain(console)
+    sink(cast(Any, {"event": "start", "name": "x", "rounds": ROUNDS, "seeds": [0], "methods": ["federated"],
+                    "agents": AGENTS, "environment_steps_per_round": 1, "epsilon": 8.0}))  # fmt: skip
+    sink(cast(Any, kept[-1]))
+    assert "epsilon 8 of 8 spent, 0.0" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_it_costs_is_explained_before_anything_is_run(config: Path) -> None:
+    found = explained(build(load(config)))
+    assert 7.99 < found["privacy"]["epsilon"] <= 8.0
+    said = "\n".join(explain.privacy_lines(found))
+    assert "Privacy of the federated method, for each seed, after 6 rounds in all:" in said
+    assert "central_gaussian: clip 0.5, noise multiplier z = " in said
+    assert "The coordinator is trusted" in said
+
+
+def test_rounds_that_are_run_again_after_an_error_are_paid_for_again(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_round, broken = Account.round, []
+
+    def fails(self: Account, given: Any, run_state: Any, number: int) -> Any:
+        if number == 3 and not broken:
+            broken.append(number)
+            raise RuntimeError("the power failed")
+        return one_round(self, given, run_state, number)
+
+    monkeypatch.setattr(Account, "round", fails)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(config, tmp_path / "run", verbose=0)
+    assert charges(tmp_path / "run") == [1, 2, 1, 2]
+    monkeypatch.undo()
+    resume(tmp_path / "run", verbose=0)
+    assert charges(tmp_path / "run") == [1, 2, 1, 2, 3, 4]
+
+
 def test_a_public_report_shows_what_the_guarantee_covers_alone(whole: Path, tmp_path: Path) -> None:
     page = write_report([whole], tmp_path / "public.html", public=True).read_text()
     assert "Differential privacy with epsilon = 8" in page
@@ -178,6 +229,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
 
 
+def test_the_noise_of_rounds_that_are_run_again_is_fresh(killed: Path, tmp_path: Path) -> None:
+    params = []
+    for name in ("one", "other"):
+        place = shutil.copytree(killed, tmp_path / name)
+        resume(place, verbose=0)
+        params.append(safetensors.numpy.load((place / "params.safetensors").read_bytes()))
+    assert all((params[0][name] != params[1][name]).any() for name in params[0])
+
+
 def shorter(place: Path) -> None:
     lines = (place / "privacy.jsonl").read_text().splitlines()[:-2]
     (place / "privacy.jsonl").write_text("".join(f"{line}\n" for line in lines))
@@ -230,6 +290,14 @@ def test_what_has_to_be_said_is_said_once(config: Path, tmp_path: Path) -> None:
     assert said[2] == "The baselines have no privacy: independent."
     assert not result["privacy"]["certified"]
     assert "<b>Not certified: </b>" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_run_that_starts_from_another_one_says_that_both_add_up(config: Path) -> None:
+    experiment = build(load(config))
+    started = replace(experiment, config=replace(experiment.config, init=InitConfig(run="runs/first")))
+    assert sentences(experiment) == []
+    (said,) = sentences(started)
+    assert said.startswith("The run starts from runs/first: what agents have paid for that run is not part of this")
 
 
 def test_noise_without_a_budget_is_said(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_later_process_has_all_charges_of_the_earlier_ones(file: ChargeFile) -
     # Rounds 3 to 5 were lost, and are run again.
     for number in range(3, 6):
         state, _ = resumed.round(rounds.round, state, number)
-    assert (resumed.charges, resumed.lost) == (8, 3)
+    assert (resumed.charges, resumed.repeated) == (8, 3)
     assert resumed.ledger.epsilon() > account.ledger.epsilon()
 
 
@@ -167,3 +167,17 @@ def test_noise_that_is_correlated_between_rounds_is_paid_once_and_again_after_it
     for number in range(4, 9):
         state, _ = resumed.round(rounds.round, state, number)
     assert dict(resumed.ledger.releases()[0]) == {GAUSSIAN(2.6293): 3}
+
+
+def test_rounds_that_are_run_again_learn_from_other_episodes_if_an_episode_pays_for_one_round(file: ChargeFile) -> None:
+    rounds = Rounds(file.path)
+    for more, fresh in (({"parallel": True}, True), ({}, False)):
+        account = Account(guarantee(**more), 0, file)
+        state = rounds.state()
+        for number in (1, 2):
+            state, _ = account.round(rounds.round, state, number)
+        same, other = account.continued(state, 2), account.continued(state, 1)
+        assert (same.keys.run == state.keys.run).all()
+        assert (other.keys.run != state.keys.run).any() == fresh
+        assert other.keys.run.dtype == state.keys.run.dtype
+        assert other.keys.run.shape == state.keys.run.shape

@@ -16,7 +16,7 @@ from fedrl.config.checking import check_experiment
 from fedrl.config.coordination import Coordination, coordination_of, has_common_policy, resolved
 from fedrl.config.elsewhere import said_elsewhere
 from fedrl.config.fleet_tables import fleet_settings
-from fedrl.config.guarantees import Private, private_stages
+from fedrl.config.guarantees import Private, private_learner, private_stages
 from fedrl.config.methods import methods_of
 from fedrl.config.objects import Experiment
 from fedrl.config.own_environments import expanded
@@ -56,7 +56,9 @@ def _built(config: Config) -> Experiment:
     chosen, settings = config.federation, fleet_settings(config.fleet)
     config = replace(config, fleet=settings)
     environment = catalogue.build("environment", expanded(config.environment, settings), "environment")
-    learner = _learner(config, environment)
+    learner = private_learner(
+        chosen.privacy, config.rounds, lambda multiplier: _learner(config, environment, multiplier)
+    )
     aggregator = catalogue.build("aggregator", chosen.aggregator, "federation.aggregator")
     stages, down_stages = (
         [catalogue.build("stage", s, f"federation.{name}[{i}]") for i, s in enumerate(getattr(chosen, name))]
@@ -237,7 +239,20 @@ def _steps(chosen: FederationConfig, steps_rule: LocalSteps | None) -> tuple[int
     return (given,) * chosen.agents if isinstance(given, int) else typing.cast(tuple[int, ...], given)
 
 
-def _learner(config: Config, environment: AnyEnvironment) -> Learner:
-    built = catalogue.build("learner", config.learner, "learner", {"environment": environment})
+def _learner(config: Config, environment: AnyEnvironment, noise_multiplier: float | None = None) -> Learner:
+    """Build the learner; with another noise in its local steps if that is given."""
+    table = config.learner
+    if noise_multiplier is not None:
+        table = _with_noise({"name": table} if isinstance(table, str) else table, noise_multiplier)
+    built = catalogue.build("learner", table, "learner", {"environment": environment})
     assert isinstance(built, Learner)
     return built
+
+
+def _with_noise(table: Any, noise_multiplier: float) -> Any:
+    """Return the table of a learner with this noise, also of one inside of wrappers."""
+    if isinstance(table.get("learner"), Mapping | str):
+        inner = table["learner"]
+        inner = {"name": inner} if isinstance(inner, str) else inner
+        return {**table, "learner": _with_noise(inner, noise_multiplier)}
+    return {**table, "noise_multiplier": noise_multiplier}

@@ -33,6 +33,8 @@ from fedrl.privacy.pricing import Price, calibrated, round_price
 from fedrl.server.decisions import Selection
 from fedrl.server.scheduler import Scheduler
 
+STEPS = "steps"
+"""The mechanism whose noise is in the learner's local steps."""
 SECTION, MECHANISM = "federation.privacy", "federation.privacy.mechanism"
 HUGE = 1e4
 """A noise multiplier that leaves hardly anything of an update: if its epsilon is not finite, that of none is."""
@@ -82,15 +84,18 @@ def private_stages(
         return Private(tuple(stages))
     _check_agents(section, chosen.agents)
     noisy = [i for i, stage in enumerate(stages) if stage.noise is not None]
-    _check_one_mechanism(section, [stages[i] for i in noisy])
+    _check_one_mechanism(section, [stages[i] for i in noisy], learner)
     group = groups_of(chosen)
     sizes = (chosen.agents,) if group is None else tuple(np.unique(group, return_counts=True)[1].tolist())
 
-    def price_of(stage: Stage) -> Price:
-        assert stage.noise is not None
-        return round_price(stage.noise, selection, sizes, section.episodes_per_person)
+    def price_of(part: Stage | Learner) -> Price:
+        noise = noise_of(part)
+        assert noise is not None
+        return round_price(noise, selection, sizes, section.episodes_per_person)
 
-    if section.mechanism is None:
+    if is_in_steps(section) or (section.mechanism is None and not noisy):
+        found = Private(tuple(stages), None, _guarantee(section, learner, -1, price_of))
+    elif section.mechanism is None:
         found = Private(tuple(stages), None, _guarantee(section, stages[noisy[0]], noisy[0], price_of))
     else:
         apart = 1 if selection is None else selection.separation
@@ -158,7 +163,7 @@ class Mechanism:
         def multiplier_of(epsilon: float) -> float:
             return calibrated(epsilon, section.delta, self._rounds, price)
 
-        self._check_possible(price(HUGE))
+        _check_finite(price(HUGE), section.delta, self._table["name"])
         multiplier = multiplier_of(most)
         table: Table = {**self._table, "noise_multiplier": multiplier}
         if smaller:
@@ -183,19 +188,60 @@ class Mechanism:
             raise ConfigError(f"{MECHANISM} is {stage!r}, which adds no noise. Use one such as central_gaussian.")
         return stage
 
-    def _check_possible(self, price: Price) -> None:
-        delta = self._section.delta
-        if all(math.isfinite(quick_epsilon({event: 1}, delta, price.relation)) for event in set(price.events)):
-            return
-        raise ConfigError(
-            f"{SECTION}.delta is {delta:g}, and at that delta no amount of noise of {self._table['name']} has a finite "
-            "epsilon. Set a delta such as 1e-5, or use Laplace noise, which needs none."
-        )
+
+def _check_finite(price: Price, delta: float, name: str) -> None:
+    """Refuse a mechanism that has no finite epsilon at this delta, whatever its noise."""
+    if all(math.isfinite(quick_epsilon({event: 1}, delta, price.relation)) for event in set(price.events)):
+        return
+    raise ConfigError(
+        f"{SECTION}.delta is {delta:g}, and at that delta no amount of noise of {name} has a finite epsilon. Set a "
+        "delta such as 1e-5, or use Laplace noise, which needs none."
+    )
 
 
-def unbudgeted(stages: Sequence[Stage], section: PrivacyConfig | None) -> str:
+def noise_of(part: Stage | Learner) -> Noise | None:
+    """Return the noise that a stage adds, or a learner in its local steps; None if it adds none."""
+    found: Noise | None = getattr(part, "noise", None)
+    return found
+
+
+def is_in_steps(section: PrivacyConfig) -> bool:
+    """Return whether the mechanism is the noise in the learner's local steps."""
+    given = section.mechanism
+    return (given if isinstance(given, str) else (given or {}).get("name")) == STEPS
+
+
+def private_learner(section: PrivacyConfig | None, rounds: int, built: Callable[[float | None], Learner]) -> Learner:
+    """Return the learner, with calibrated noise in its local steps if these are the mechanism.
+
+    Args:
+        section: The section of the budget; None without one.
+        rounds: The number of rounds.
+        built: `noise multiplier -> learner`; that of the configuration for None.
+
+    Raises:
+        ConfigError: The learner has no noise to calibrate, or no amount of it keeps the budget.
+    """
+    learner = built(None)
+    if section is None or not is_in_steps(section) or noise_of(learner) is not None:
+        return learner
+
+    def price(multiplier: float) -> Price:
+        noise = noise_of(built(multiplier))
+        if noise is None:
+            raise ConfigError(
+                f"{MECHANISM} is {STEPS!r}, and {learner!r} adds no noise in its local steps. Use a learner that clips "
+                "each trajectory, or a mechanism such as local_gaussian."
+            )
+        return round_price(noise, None, (1,), section.episodes_per_person)
+
+    _check_finite(price(HUGE), section.delta, STEPS)
+    return built(calibrated(section.epsilon, section.delta, rounds, price))
+
+
+def unbudgeted(parts: Sequence[Stage | Learner], section: PrivacyConfig | None) -> str:
     """Return a sentence about noise that has no budget; "" if there is none."""
-    noisy = [stage for stage in stages if stage.noise is not None]
+    noisy = [part for part in parts if noise_of(part) is not None]
     if section is not None or not noisy:
         return ""
     return (
@@ -204,8 +250,8 @@ def unbudgeted(stages: Sequence[Stage], section: PrivacyConfig | None) -> str:
     )
 
 
-def _guarantee(section: PrivacyConfig, stage: Stage, at: int, price_of: Any) -> Guarantee:
-    noise = stage.noise
+def _guarantee(section: PrivacyConfig, stage: Stage | Learner, at: int, price_of: Any) -> Guarantee:
+    noise = noise_of(stage)
     assert noise is not None
     _check_noise(section, stage, noise)
     return Guarantee(
@@ -222,7 +268,7 @@ def _guarantee(section: PrivacyConfig, stage: Stage, at: int, price_of: Any) -> 
     )
 
 
-def _name(stage: Stage) -> str:
+def _name(stage: Stage | Learner) -> str:
     """Return the name of a mechanism, without its numbers: there may be a clip for each agent."""
     try:
         return str(catalogue.table_of(stage)["name"])
@@ -230,8 +276,8 @@ def _name(stage: Stage) -> str:
         return written(stage)
 
 
-def _argument(stage: Stage, name: str) -> Any:
-    """Return an argument of the constructor of a stage; None if it has none of this name."""
+def _argument(stage: Stage | Learner, name: str) -> Any:
+    """Return an argument of the constructor of a stage or a learner; None if it has none of this name."""
     try:
         found = catalogue.table_of(stage).get(name)
     except ConfigError:
@@ -239,7 +285,7 @@ def _argument(stage: Stage, name: str) -> Any:
     return tuple(found) if isinstance(found, list) else found
 
 
-def _check_noise(section: PrivacyConfig, stage: Stage, noise: Noise) -> None:
+def _check_noise(section: PrivacyConfig, stage: Stage | Learner, noise: Noise) -> None:
     """Refuse noise that can't be priced, of another unit, or of somebody who is not trusted."""
     kinds = accounting()
     if not isinstance(noise.event, kinds.DpEvent):
@@ -269,10 +315,12 @@ def _check_agents(section: PrivacyConfig, agents: int) -> None:
             )
 
 
-def _check_one_mechanism(section: PrivacyConfig, noisy: Sequence[Stage]) -> None:
+def _check_one_mechanism(section: PrivacyConfig, stages: Sequence[Stage], learner: Learner) -> None:
+    own = [] if noise_of(learner) is None or is_in_steps(section) else [learner]
+    noisy: list[Stage | Learner] = [*stages, *own]
     if section.mechanism is not None and noisy:
         raise ConfigError(
-            f"{MECHANISM} is given, and {noisy[0]!r} among federation.stages adds noise, too: one budget is for one "
+            f"{MECHANISM} is given, and {noisy[0]!r} adds noise, too: one budget is for one "
             "mechanism. Leave one of them out; without the mechanism, the noise of the stage is priced."
         )
     if section.mechanism is None and len(noisy) != 1:
@@ -289,6 +337,11 @@ def _check_one_mechanism(section: PrivacyConfig, noisy: Sequence[Stage]) -> None
 def _check_affordable(found: Private, rounds: int) -> None:
     """Refuse a run with more rounds than the budget of every agent allows."""
     guarantee = found.guarantee
+    if guarantee is not None and 1 < guarantee.price.covers < rounds:
+        raise ConfigError(
+            f"rounds is {rounds}, and the noise of {guarantee.mechanism} is correlated between "
+            f"{guarantee.price.covers} rounds and covers no more. Set its rounds to {rounds}, or plan fewer."
+        )
     # Whoever pays as a participant may be in fewer rounds than there are, so only one round has to be within it.
     if guarantee is None or guarantee.affords(1 if guarantee.price.participants else rounds):
         return

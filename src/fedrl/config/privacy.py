@@ -42,7 +42,8 @@ class PrivacyConfig:
         mechanism: The stage that clips and adds noise, such as `{name = "central_gaussian", clip = 0.5}`. Its
             `noise_multiplier` is calibrated for all rounds, and `expected` follows from the selection; with a
             `noise_multiplier` of one's own, nothing is calibrated. Without this key, the noise of `federation.stages`
-            is priced.
+            is priced, or that of the learner. "steps" is the noise of the learner's local steps, such as of `reinforce`
+            with a `trajectory_clip`; it is calibrated likewise.
         trust: "trusted_coordinator" may add the noise; under "honest_but_curious_coordinator" agents have to.
         episodes_per_person: With the unit "trajectory", the largest number of episodes of one person.
         reproducible: Whether the noise follows from the seed, for tests. Such a run protects nobody, and is marked "not

@@ -43,7 +43,7 @@ class Budget(NamedTuple):
         return min(self.epsilon, self.own.get(agent, self.epsilon))
 
 
-class History(NamedTuple):
+class ChargeHistory(NamedTuple):
     """What agents have in common that were charged for the same.
 
     Attributes:
@@ -54,11 +54,11 @@ class History(NamedTuple):
     budget: float
     releases: tuple[tuple[Any, int], ...] = ()
 
-    def after(self, event: Any, times: int) -> History:
+    def after(self, event: Any, times: int) -> ChargeHistory:
         """Return the history with further releases of an event, or fewer if `times` is negative."""
         counts = dict(self.releases)
         counts[event] = counts.get(event, 0) + times
-        return History(self.budget, tuple((known, count) for known, count in counts.items() if count))
+        return ChargeHistory(self.budget, tuple((known, count) for known, count in counts.items() if count))
 
 
 class Ledger:
@@ -75,10 +75,10 @@ class Ledger:
         self.agents = len(price.events)
         self._events: list[Any] = []
         self._number: dict[Any, int] = {}
-        self._histories: list[History] = []
-        self._place: dict[History, int] = {}
+        self._histories: list[ChargeHistory] = []
+        self._place: dict[ChargeHistory, int] = {}
         self._usual = self._numbered(price.events)
-        self._of = np.array([self._placed(History(budget.of(k))) for k in range(self.agents)])
+        self._of = np.array([self._placed(ChargeHistory(budget.of(k))) for k in range(self.agents)])
         self._limits: dict[tuple[Any, float], int] = {}
         self._allowed: dict[tuple[int, int], bool] = {}
         self._spent: dict[int, float] = {}
@@ -223,7 +223,7 @@ class Ledger:
                 known[id(event)] = number
         return np.array([known[id(event)] for event in events])
 
-    def _placed(self, history: History) -> int:
+    def _placed(self, history: ChargeHistory) -> int:
         place = self._place.setdefault(history, len(self._histories))
         if place == len(self._histories):
             self._histories.append(history)

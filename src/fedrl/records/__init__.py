@@ -11,10 +11,10 @@ A `Sink` is a function of one event. A `RoundRecord` has no `event` key: it is a
 the files).
 """
 
+from fedrl.records.privacy import AgentEpsilon, PrivacyOfRound, PrivacyResult
 from fedrl.records.rounds import (
     Communication,
     EnvironmentFailureRecord,
-    PrivacyOfRound,
     RoundRecord,
     UpdateDissimilarity,
 )
@@ -44,7 +44,6 @@ from fedrl.records.summary import (
     Level,
     MeasureResult,
     NegativeTransfer,
-    PrivacyResult,
     Range,
     RejectedAgent,
     RejectedUpdates,
@@ -57,6 +56,7 @@ from fedrl.records.summary import (
 __all__ = [
     "METHODS",
     "WITHOUT_ROUNDS",
+    "AgentEpsilon",
     "AgentResult",
     "Communication",
     "Compared",

@@ -154,6 +154,14 @@ class ChargeFile:
 
 def _charges(lines: list[dict[str, Any]], agents: int) -> Iterator[Charge]:
     last: dict[int, Charge] = {}
+    known: dict[str, np.ndarray] = {}  # most charges are to the same agents
+
+    def mask(named: Any) -> np.ndarray:
+        text = json.dumps(named)
+        if text not in known:
+            known[text] = _mask(named, agents)
+        return known[text]
+
     for line in lines:
         seed = int(line["seed"])
         if "settle" in line:
@@ -165,7 +173,7 @@ def _charges(lines: list[dict[str, Any]], agents: int) -> Iterator[Charge]:
         number = last[seed].number + 1 if seed in last else 1
         if int(line["charge"]) != number:
             raise ValueError(f"charge {line['charge']} of seed {seed} comes in place of charge {number}")
-        who, covered = _mask(line["who"], agents), bool(line.get("covered"))
+        who, covered = mask(line["who"]), bool(line.get("covered"))
         last[seed] = Charge(seed, number, int(line["round"]), who, line.get("event"), covered=covered)
         yield last[seed]
 

@@ -135,13 +135,14 @@ class RunFolder:
         write_atomically(self.path / CONFIG, config.encode())
 
     def syncing(self) -> Callable[[], None]:
-        """Begin to flush records and events to the disk, and return a function that waits until they are there.
+        """Begin to flush records, events and charges to the disk, and return a function that waits for them.
 
         A checkpoint must never be newer than they are, so it waits before it replaces the one before. The disk writes
         all of them at the same time: one after the other, each would take as long as the checkpoint.
         """
-        pool = ThreadPoolExecutor(2)
-        begun = [pool.submit(durable.sync, path) for name in (RECORDS, EVENTS) if (path := self.path / name).exists()]
+        pool = ThreadPoolExecutor(3)
+        names = (RECORDS, EVENTS, CHARGES)
+        begun = [pool.submit(durable.sync, path) for name in names if (path := self.path / name).exists()]
         pool.shutdown(wait=False)
 
         def wait() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
+from fedrl.records.privacy import PrivacyOfRound
+
 Returned = TypedDict("Returned", {"return": float | None})  # `return` is a keyword, so a class can't declare it
 
 
@@ -76,22 +78,6 @@ class EnvironmentFailureRecord(TypedDict):
     reason: str
     traceback: str
     repeated: bool
-
-
-class PrivacyOfRound(TypedDict):
-    """What a seed has spent of its privacy budget, after a round.
-
-    Attributes:
-        epsilon: The largest epsilon that an agent has spent, an upper bound that is the tightest at the end.
-        remaining: What is left of the federation's epsilon.
-        charges: Number of charges in `privacy.jsonl`; more than rounds, if some were run again.
-        without_budget: Number of agents that have no budget for another round; absent if all have.
-    """
-
-    epsilon: float
-    remaining: float
-    charges: int
-    without_budget: NotRequired[int]
 
 
 class RoundRecord(Returned, Communication):

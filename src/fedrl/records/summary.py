@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NotRequired, TypedDict
 
+from fedrl.records.privacy import PrivacyResult
 from fedrl.records.rounds import Returned
 
 
@@ -26,14 +27,6 @@ class AgentResult(Returned):
 
     id: int
     env_params: NotRequired[dict[str, Any]]
-
-
-class AgentEpsilon(TypedDict):
-    """What an agent has spent of its privacy budget, and the budget."""
-
-    id: int
-    epsilon: float
-    budget: float
 
 
 class Consensus(TypedDict):
@@ -268,50 +261,6 @@ class MeasureResult(TypedDict):
     source: Literal["greedy", "training"]
     methods: dict[str, Seeded]
     agents: NotRequired[dict[str, list[float | None]]]
-
-
-class PrivacyResult(TypedDict):
-    """The privacy of a run with a budget.
-
-    Attributes:
-        claim: The guarantee of the policy of one seed, in a sentence.
-        unit: What is protected, as a phrase.
-        mechanism: Name of the stage that adds the noise.
-        noise_multiplier: z, the standard deviation of the noise in units of the clip.
-        clip: The largest contribution; the clip of each agent if they differ.
-        trust: "trusted_coordinator" or "honest_but_curious_coordinator".
-        budget: The largest epsilon that a seed may spend.
-        delta: The probability with which epsilon may be exceeded.
-        epsilon: What was spent in the seed that spent most.
-        seeds: What was spent in each seed, by its number.
-        together: Epsilon of the results of all seeds together.
-        agents: What each agent has spent in the seed in which it spent most, and its budget; absent if all are alike.
-        charges: Number of charges in each seed, by its number.
-        repeated: Number of them for rounds that were run again.
-        without_budget: Number of agents that ended without budget for another round, in the last seed.
-        assumptions: What the guarantee assumes, a sentence each.
-        certified: Whether it holds for this run.
-        not_certified: Why it does not; absent if it does.
-    """
-
-    claim: str
-    unit: str
-    mechanism: str
-    noise_multiplier: float | None
-    clip: float | list[float]
-    trust: str
-    budget: float
-    delta: float
-    epsilon: float
-    seeds: dict[str, float]
-    together: float
-    agents: NotRequired[list[AgentEpsilon]]
-    charges: dict[str, int]
-    repeated: int
-    without_budget: int
-    assumptions: list[str]
-    certified: bool
-    not_certified: NotRequired[str]
 
 
 FilmResult = TypedDict(  # `return` is a keyword, so a class can't declare it

@@ -8,7 +8,8 @@ from fedrl.config.objects import Experiment
 from fedrl.engines.soundness import outgoing
 from fedrl.federation.soundness import Outgoing
 from fedrl.privacy.guarantee import Guarantee
-from fedrl.runs.spending import guarantee_of, sentences
+from fedrl.runs.privacy_statements import sentences
+from fedrl.runs.spending import guarantee_of
 
 
 def leaving(experiment: Experiment) -> list[Outgoing]:

@@ -39,13 +39,14 @@ from fedrl.runs.extending import extended, revision
 from fedrl.runs.interruption import Signalled, interruptible
 from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 from fedrl.runs.post_training import AVERAGE_ONCE, FINE_TUNED, MIXTURE, averaged, fine_tuned, mixed
+from fedrl.runs.privacy_statements import privacy_of, sentences
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.result import RunResult
 from fedrl.runs.run_film import film_of_run
 from fedrl.runs.seed_result import SeedResult
 from fedrl.runs.session import Session, Timing, reason_of
 from fedrl.runs.simulations import in_one_program, in_one_simulation
-from fedrl.runs.spending import begun, privacy_of, reopened, sentences
+from fedrl.runs.spending import begun, reopened
 from fedrl.runs.starting import origins, read_start
 from fedrl.runs.summary import summarise
 from fedrl.runs.training import Program, all_seeds, simulations

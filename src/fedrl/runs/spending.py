@@ -15,14 +15,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fedrl.config.guarantees import unbudgeted
 from fedrl.config.objects import Experiment
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.engines.state import RoundResult, SimulationState
 from fedrl.privacy.event_tables import event_of_table, table_of_event
 from fedrl.privacy.guarantee import Guarantee
 from fedrl.privacy.ledger import Ledger, OverspentError
-from fedrl.records import PrivacyOfRound, PrivacyResult, RoundRecord, checkpoint
+from fedrl.records import PrivacyOfRound, RoundRecord, checkpoint
 from fedrl.records.charges import CURE, Charge, ChargeFile
 from fedrl.records.folder import CHARGES, CONFIG, FINAL, RunFolder
 from fedrl.records.notices import named
@@ -58,7 +57,7 @@ class Account:
             self.rounds.add(charge.round)
 
     @property
-    def lost(self) -> int:
+    def repeated(self) -> int:
         """Number of charges for rounds that were run again."""
         return self.charges - len(self.rounds)
 
@@ -67,7 +66,7 @@ class Account:
         if self._covered or self.ledger.may(self._events(run_state)).any():
             return ""
         budget = self.guarantee.budget
-        lost = "" if not self.lost else f", {self.lost} of them for rounds that were run again, as {KILLED}"
+        lost = "" if not self.repeated else f", {self.repeated} of them for rounds that were run again, as {KILLED}"
         return (
             f"round {number} would exceed the privacy budget of every agent, epsilon = {budget.epsilon:g} at delta = "
             f"{budget.delta:g}: {self.ledger.epsilon(certified=True):.4g} is spent on {self.charges} charges{lost}."
@@ -228,7 +227,7 @@ class Spending:
             needed = price.times(rounds - so_far) if known else min(rounds - so_far, 1)
             left = account.ledger.releases_left()
             if needed > left:
-                lost = f", {account.lost} of them lost, as {KILLED}" if account.lost else ""
+                lost = f", {account.repeated} of them lost, as {KILLED}" if account.repeated else ""
                 budget = self.guarantee.budget
                 raise ConfigError(
                     f"rounds is {rounds}, and seed {seed} has done {so_far} and paid for {account.charges}{lost}: its "
@@ -274,68 +273,12 @@ def reopened(place: RunFolder, experiment: Experiment) -> Spending | None:
     return Spending(guarantee, file, charges)
 
 
-def privacy_of(spending: Spending) -> PrivacyResult:
-    """Return what a run promises and has spent, for its summary."""
-    guarantee, accounts = spending.guarantee, spending.accounts
-    spent = {seed: account.ledger.spent(certified=True) for seed, account in sorted(accounts.items())}
-    each = np.max([np.zeros(guarantee.agents), *spent.values()], axis=0)
-    together: list[dict[Any, int]] = [{} for _ in range(guarantee.agents)]
-    for account in accounts.values():
-        for mine, releases in zip(together, account.ledger.releases(), strict=True):
-            for event, count in releases.items():
-                mine[event] = mine.get(event, 0) + count
-    last = list(accounts.values())[-1:]
-    found: PrivacyResult = {
-        "claim": guarantee.claim(float(each.max(initial=0.0))),
-        "unit": guarantee.price.protects(),
-        "mechanism": guarantee.mechanism,
-        "noise_multiplier": guarantee.noise_multiplier,
-        "clip": list(guarantee.clip) if isinstance(guarantee.clip, tuple) else guarantee.clip,
-        "trust": guarantee.trust,
-        "budget": guarantee.budget.epsilon,
-        "delta": guarantee.budget.delta,
-        "epsilon": float(each.max(initial=0.0)),
-        "seeds": {str(seed): float(mine.max(initial=0.0)) for seed, mine in spent.items()},
-        "together": guarantee.of_all(together),
-        "charges": {str(seed): account.charges for seed, account in sorted(accounts.items())},
-        "repeated": sum(account.lost for account in accounts.values()),
-        "without_budget": sum(int((~account.ledger.may()).sum()) for account in last),
-        "assumptions": guarantee.assumptions(),
-        "certified": not guarantee.not_certified(),
-    }
-    if len({*each.tolist()}) > 1 or guarantee.budget.own:
-        found["agents"] = [{"id": k, "epsilon": float(x), "budget": guarantee.budget.of(k)} for k, x in enumerate(each)]
-    if guarantee.not_certified():
-        found["not_certified"] = guarantee.not_certified()
-    return found
-
-
 def guarantee_of(experiment: Experiment) -> Guarantee | None:
     """Return the guarantee of a run, with what its executor means for it."""
     guarantee = experiment.guarantee
     if guarantee is None:
         return None
     return guarantee._replace(reproducible=guarantee.reproducible or getattr(experiment.executor, "replayable", False))
-
-
-def sentences(experiment: Experiment) -> list[str]:
-    """Return what has to be said about the privacy of a run before it begins."""
-    guarantee, config = guarantee_of(experiment), experiment.config
-    missing = unbudgeted(experiment.federation.stages, config.federation.privacy)
-    if guarantee is None:
-        return [missing] if missing else []
-    found, delta, agents = [], guarantee.budget.delta, config.federation.agents
-    if delta >= 1.0 / agents:
-        found.append(
-            f"federation.privacy.delta is {delta:g}, and there are {agents} agents: a mechanism that gives away all "
-            f"data of one agent at random has delta = {1.0 / agents:.2g}. Set it far below that."
-        )
-    if guarantee.not_certified():
-        found.append(f"Not certified: {guarantee.not_certified()}.")
-    others = [method.name for method in experiment.methods if method.name != METHOD]
-    if others:
-        found.append(f"The baselines have no privacy: {', '.join(others).replace('_', ' ')}.")
-    return found
 
 
 def _check_whole(place: RunFolder, experiment: Experiment, charges: Sequence[Charge]) -> None:
