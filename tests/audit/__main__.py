@@ -69,15 +69,14 @@ def settings() -> list[Setting]:
         Setting(8.0, 1.518, 10, 1.0, (*plain, faults.ONE_KEY, faults.SHARED)),
     ]
     for epsilon, rounds in ((3.14, 2), (8.0, 2)):
-        kinds = accounting()
-
-        def price(multiplier: float) -> Price:
-            event = kinds.PoissonSampledDpEvent(RATE, kinds.GaussianDpEvent(multiplier))
-            return Price((event,), "add-remove", "agent")
-
-        multiplier = calibrated(epsilon, DELTA, rounds, price)
+        multiplier = calibrated(epsilon, DELTA, rounds, sampled_price)
         found.append(Setting(epsilon, multiplier, rounds, RATE, (faults.CORRECT, faults.ALWAYS_SAMPLED)))
     return found
+
+
+def sampled_price(multiplier: float) -> Price:
+    kinds = accounting()
+    return Price((kinds.PoissonSampledDpEvent(RATE, kinds.GaussianDpEvent(multiplier)),), "add-remove", "agent")
 
 
 def measured(setting: Setting, fault: str, runs: int, seeds: int) -> tuple[str, int]:

@@ -4,8 +4,8 @@
     Laplace    x_a, an entry of each array                           sum_a (|x_a| - |x_a - m w_a|) / b_a
     sampled    log(1 - q + q exp(log-likelihood ratio of one who takes part))
 
-By the lemma of Neyman and Pearson no other score tells the datasets apart better, if scales are right. They are measured
-and not those that are claimed: a wrong scale makes a test weaker, never wrong. For Laplace noise a sum along one
+By the lemma of Neyman and Pearson no other score tells the datasets apart better, if scales are right. They are
+measured and not those that are claimed: a wrong scale makes a test weaker, never wrong. For Laplace noise a sum along one
 direction would be weaker, as the likelihood of several entries does not depend on their sum alone.
 """
 
