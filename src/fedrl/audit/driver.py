@@ -132,7 +132,7 @@ class Driver:
                 version,
                 self._pushes(push),
                 rows,
-                self._agents_noise(keys[: len(rows)], number),
+                self._agents_noise(keys, len(rows), number),
                 self._turns(number),
             )
             if self.by_agents:
@@ -257,13 +257,13 @@ class Driver:
         # A round of nobody is merged as if all agents had sent zero, so that noise does not tell it.
         return flat, np.where(weight > 0.0, weight, self.mechanism.agents).astype(np.float32)
 
-    def _agents_noise(self, keys: Sequence[Keys], number: int) -> Any:
+    def _agents_noise(self, keys: Sequence[Keys], rows: int, number: int) -> Any:
         versions, again = [number] * len(self.ids), [0] * len(self.ids)
         ids = self.ids.tolist()
         if not self.by_agents:
             # Nothing of what agents draw reaches a release, so their keys are those of the first repetition.
             own = _given(turns_noise(keys[0], ids, versions, again))
-            return np.broadcast_to(own, (len(keys), *own.shape))
+            return np.broadcast_to(own, (rows, *own.shape))
         return np.stack([_given(turns_noise(each, ids, versions, again)) for each in keys])
 
     def _turns(self, number: int) -> np.ndarray:

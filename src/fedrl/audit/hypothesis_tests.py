@@ -24,6 +24,8 @@ from scipy import stats
 EPSILONS = np.arange(0.0, 12.01, 0.25)
 """The points of a claimed curve that are tested."""
 THRESHOLDS = 200
+MARGIN = 0.5
+"""Standard errors by which rates may be worse than expected where power is stated."""
 
 
 class Violation(NamedTuple):
@@ -161,6 +163,9 @@ def detects(runs: int, epsilons: np.ndarray, claimed: np.ndarray, actual: np.nda
         slope = np.gradient(actual, epsilons)
         low = np.clip(-slope * np.exp(-epsilons), 0.0, 1.0)
         high = np.clip(actual - slope, 0.0, 1.0)
+        # On the mean alone it would be half of the time at best, as the other half of the runs has to find the point.
+        high = np.clip(high - MARGIN * np.sqrt(high * (1.0 - high) / runs), 0.0, 1.0)
+        low = np.clip(low + MARGIN * np.sqrt(low * (1.0 - low) / runs), 0.0, 1.0)
     least = lower_bound(np.floor(high * runs), runs, alpha / 2.0)
     most = upper_bound(np.ceil(low * runs), runs, alpha / 2.0)
     return bool((least - np.exp(epsilons) * most > claimed).any())

@@ -256,7 +256,9 @@ def _agents_scores(moved: PyTree, agents: int, ridge: float) -> Float[np.ndarray
     return np.linalg.solve(inner, columns @ (change - size * everybody / 2.0))
 
 
-def _guessed(found: Float[np.ndarray, " agents"], included: Bool[np.ndarray, " agents"], share: float) -> tuple[int, int]:
+def _guessed(
+    found: Float[np.ndarray, " agents"], included: Bool[np.ndarray, " agents"], share: float
+) -> tuple[int, int]:
     """Return how many guesses are made, and how many are right: the highest scores are in, the lowest are out."""
     each = int(len(found) * share / 2)
     order = np.argsort(found)

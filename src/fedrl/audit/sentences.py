@@ -33,9 +33,7 @@ def _of_mechanism(found: MechanismAudit) -> list[tuple[str, str]]:
 
 
 def _of_whole(found: WholeAudit) -> list[tuple[str, str]]:
-    right = ", ".join(
-        f"{correct} of {guesses}" for correct, guesses in zip(found.correct, found.guesses, strict=True)
-    )
+    right = ", ".join(f"{correct} of {guesses}" for correct, guesses in zip(found.correct, found.guesses, strict=True))
     return [
         ("claim", _claim(found)),
         ("test", "A smoke test: one run with half of the agents, training included. It finds coarse faults only."),

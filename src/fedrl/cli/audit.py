@@ -93,9 +93,7 @@ def privacy_command(
         raise typer.Exit(NOT_SHOWN)
 
 
-def mechanism_of(
-    experiment: Experiment, rounds: int | None, delta: float, seed: int, runs: int
-) -> MechanismAudit:
+def mechanism_of(experiment: Experiment, rounds: int | None, delta: float, seed: int, runs: int) -> MechanismAudit:
     """Audit the noise of an experiment's federation."""
     from fedrl.audit.canary import audited
     from fedrl.audit.mechanism import MOST_ROUNDS, audit_mechanism
