@@ -47,7 +47,9 @@ def by_merge(driver: Driver, keys, pushes) -> list:
         for i, agent in enumerate(agents):
             before = federation.remember(agent)
             task, begun = federation.begin(turn_keys(own[i], noise[i]), sent, agent, jnp.int32(2))
-            params = jax.tree.map(lambda x, p, i=i: x + push * (i == 0) * p, LEARNER.params(begun.learner), driver.push)
+            params = jax.tree.map(
+                lambda x, p, amount=push * (i == 0): x + amount * p, LEARNER.params(begun.learner), driver.push
+            )
             begun = begun._replace(learner=LEARNER.adopt(begun.learner, params))
             update, after, _ = federation.report(task, before, begun, federation.descent(params), nothing_measured())
             agents[i] = agent._replace(stage_states=after.stage_states)

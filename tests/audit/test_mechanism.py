@@ -121,7 +121,8 @@ def test_noise_for_a_trajectory_is_audited_in_one_round(at: str) -> None:
         if at == "server"
         else local_gaussian(1.0, 1.0, unit="trajectory")
     )
-    federation = federate(faults.replace(LEARNER, clips_trajectories=1.0), mean(weighting="uniform"), stage, payload="gradient")
+    learner = faults.replace(LEARNER, clips_trajectories=1.0)
+    federation = federate(learner, mean(weighting="uniform"), stage, payload="gradient")
     found = audit_mechanism(audited(federation, FLEET), 20, 1e-3, runs=4000)
     assert (found.verdict, found.rounds) == ("not refuted", 1)
     assert found.protects.startswith("one episode of one agent")

@@ -107,6 +107,11 @@ def audited(
     _check_driven(federation, scheduler, topology)
     noise = noisy[0].noise
     assert noise is not None
+    if noise.rounds > 1:
+        raise ConfigError(
+            f"The noise of {noisy[0]!r} is correlated between {noise.rounds} rounds, and an audit tests that no two "
+            "rounds share noise. Audit a stage whose rounds are independent, such as central_gaussian."
+        )
     agents = len(jax.tree.leaves(fleet)[0])
     price = round_price(noise, scheduler.selection, (agents,))
     canary = _strongest(price)
@@ -124,8 +129,8 @@ def _check_driven(federation: Federation, scheduler: Scheduler, topology: Any) -
         )
     if scheduler.schedule.redispatch or scheduler.upload_budget is not None:
         raise ConfigError(
-            f"{scheduler.schedule!r} or an upload budget decides which updates are in a release. An audit drives rounds "
-            "of all selected agents. Use synchronous()."
+            f"{scheduler.schedule!r} or an upload budget decides which updates are in a release. An audit drives "
+            "rounds of all selected agents. Use synchronous()."
         )
     if federation.parts:
         raise ConfigError(

@@ -5,7 +5,7 @@
                                      noise of agents: the message                     noise of a server: the change
 
 These are the functions of an agent's half, a server's half and `fedrl.engines.aggregation`, with keys derived as in a
-run, whose noise root is drawn for each repetition. Only the training is left out: agents send the same update each time.
+run, whose noise root differs in each repetition. Only the training is left out: agents send the same update each time.
 The other agents send zeros, which moves no release; one of them is simulated.
 """
 

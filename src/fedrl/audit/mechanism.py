@@ -204,8 +204,8 @@ def _means(mechanism: AuditedMechanism) -> tuple[float, float]:
 def _curve_check(name: str, split: Halves, curve: np.ndarray, level: float) -> Check:
     found = largest_violation(split, EPSILONS, curve, level)
     finding = (
-        f"delta is at least {max(found.measured, 0.0):.4f} at epsilon = {found.epsilon:g}, where {found.claimed:.4f} is "
-        f"claimed, for a canary that is {found.direction}."
+        f"delta is at least {max(found.measured, 0.0):.4f} at epsilon = {found.epsilon:g}, where {found.claimed:.4f} "
+        f"is claimed, for a canary that is {found.direction}."
     )
     return Check(name, found.refuted, finding)
 

@@ -5,8 +5,8 @@
     sampled    log(1 - q + q exp(log-likelihood ratio of one who takes part))
 
 By the lemma of Neyman and Pearson no other score tells the datasets apart better, if scales are right. They are
-measured and not those that are claimed: a wrong scale makes a test weaker, never wrong. For Laplace noise a sum along one
-direction would be weaker, as the likelihood of several entries does not depend on their sum alone.
+measured and not those that are claimed: a wrong scale makes a test weaker, never wrong. For Laplace noise a sum along
+one direction would be weaker, as the likelihood of several entries does not depend on their sum alone.
 """
 
 from __future__ import annotations
