@@ -105,20 +105,20 @@ def test_the_canary_is_the_agent_with_the_strongest_guarantee() -> None:
 
 def test_who_is_there_is_what_the_selection_says() -> None:
     driver, keys = Driver(mechanism("correct", 1.0, 0.3)), run_keys(0, 0, 400)
-    here = driver.presence(World((1.0, 1.0)), keys)
+    here = driver.participation(World((1.0, 1.0)), keys)
     assert here.mean((0, 1)) == pytest.approx([0.3, 0.3], abs=0.05)
     assert abs(np.corrcoef(here.reshape(-1, 2), rowvar=False)[0, 1]) < 0.15
-    absent = driver.presence(World((0.0, 0.0), takes_part=False), keys)
+    absent = driver.participation(World((0.0, 0.0), takes_part=False), keys)
     assert not absent[:, :, 0].any()
     np.testing.assert_array_equal(absent[:, :, 1], here[:, :, 1])
-    assert driver.presence(World((1.0,), sampled=False), keys).all()
+    assert driver.participation(World((1.0,), sampled=False), keys).all()
 
 
 def test_a_round_of_nobody_is_noise_and_every_run_has_its_own() -> None:
     driver, keys = Driver(mechanism("correct", 1.0, 0.01)), run_keys(0, 0, 30)
     directions = driver.directions(keys[0])
     found = driver.projections(World((0.0,), takes_part=False), keys, directions)
-    assert not driver.presence(World((0.0,), takes_part=False), keys)[:-1].all()
+    assert not driver.participation(World((0.0,), takes_part=False), keys)[:-1].all()
     assert len(np.unique(found[:, 0, 0, 0])) == len(keys)
     again = driver.projections(World((0.0,), takes_part=False), run_keys(1, 0, 30), directions)
     assert not np.isin(again, found).any()

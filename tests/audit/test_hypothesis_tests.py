@@ -70,7 +70,7 @@ def test_both_directions_are_tested() -> None:
     found = largest_violation(halves(present, absent), EPSILONS, gaussian_profile(0.5, EPSILONS), ALPHA)
     assert found.refuted
     assert found.direction == "removed"
-    assert found.threshold < -2.0
+    assert found.cutoff < -2.0
     mirrored = largest_violation(halves(-absent, -present), EPSILONS, gaussian_profile(0.5, EPSILONS), ALPHA)
     assert mirrored.refuted
     assert mirrored.direction == "added"

@@ -116,7 +116,7 @@ class Driver:
             keys: The keys of each repetition, with a noise root.
         """
         runs = len(keys)
-        here = self.presence(world, keys)
+        here = self.participation(world, keys)
         stage_states = _repeated(self.start.stage_states, runs)
         memory = _repeated(self.agents.stage_states, runs)
         found = []
@@ -155,7 +155,7 @@ class Driver:
         pushes[0] = push
         return pushes
 
-    def presence(self, world: World, keys: Sequence[Keys]) -> Bool[np.ndarray, "runs rounds agents"]:
+    def participation(self, world: World, keys: Sequence[Keys]) -> Bool[np.ndarray, "runs rounds agents"]:
         """Return who is in each round, as the selection of a run says."""
         rounds, scheduler = len(world.pushes), self.mechanism.scheduler
         here = np.ones((len(keys), rounds, len(self.ids)), bool)

@@ -32,16 +32,16 @@ class Violation(NamedTuple):
     """The test that half of the runs chose, and what the other half says about it.
 
     Attributes:
-        direction: "added": a score of at least the threshold is likelier with the canary; or "removed": a score of at
-            most the threshold is likelier without it.
-        threshold: Of the score.
+        direction: "added": a score of at least the cutoff is likelier with the canary; or "removed": a score of at most
+            the cutoff is likelier without it.
+        cutoff: Of the score.
         epsilon: epsilon', the point of the claimed curve.
         claimed: delta(epsilon').
         measured: Lower confidence bound of delta(epsilon').
     """
 
     direction: str
-    threshold: float
+    cutoff: float
     epsilon: float
     claimed: float
     measured: float
