@@ -18,8 +18,8 @@ from fedrl.privacy import (
     adaptive_gaussian,
     central_gaussian,
     central_laplace,
+    factorised_gaussian,
     local_gaussian,
-    progress_gaussian,
 )
 from fedrl.server import fedadam, poisson, uniform
 from fedrl.server.scheduler import Scheduler
@@ -136,6 +136,7 @@ def test_a_server_optimizer_does_not_hide_what_is_released() -> None:
     [
         ([], {}, "none adds calibrated noise"),
         ([quantize(4)], {}, "none adds calibrated noise"),
+        ([factorised_gaussian(1.0, 1.0, AGENTS, rounds=4, separation=1)], {}, "correlated between 4 rounds"),
         ([central_gaussian(1.0, 1.0, AGENTS), central_gaussian(1.0, 1.0, AGENTS)], {}, "both add noise"),
     ],
 )
@@ -153,4 +154,3 @@ def test_a_sample_of_fixed_size_replaces_the_data_of_the_canary() -> None:
     )
     assert (found.worlds, found.sampling) == ((1.0, -1.0), 0.5)
     assert audited(found.federation, FLEET, Scheduler(selection=poisson(0.5))).worlds == (1.0, 0.0)
-    assert progress_gaussian(1.0, 1.0, AGENTS, 0.5).noise.now is not None

@@ -8,7 +8,7 @@ from fedrl.aggregators import mean
 from fedrl.audit.one_run import audit_whole, bound_of_guesses, probability_of
 from fedrl.core.errors import ConfigError
 from fedrl.federation.federate import federate
-from fedrl.privacy import central_gaussian, local_gaussian
+from fedrl.privacy import central_gaussian, local_gaussian, progress_gaussian
 from tests.audit import faults
 
 AGENTS = 60
@@ -69,3 +69,9 @@ def test_few_agents_have_no_power() -> None:
 def test_claims_about_anything_but_whole_agents_at_a_server_are_refused() -> None:
     with pytest.raises(ConfigError, match="Leave out --whole"):
         audit_whole(federate(LEARNER, mean(weighting="uniform"), local_gaussian(1.0, 1.0)), FLEET, 1, 1e-5)
+
+
+def test_a_price_that_depends_on_what_was_released_is_refused() -> None:
+    stage = progress_gaussian(1.0, 2.0, AGENTS, 1.0)
+    with pytest.raises(ConfigError, match="that of a run's ledger"):
+        audit_whole(federate(LEARNER, mean(weighting="uniform"), stage), FLEET, 1, 1e-5)

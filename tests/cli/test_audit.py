@@ -59,7 +59,7 @@ def test_it_prints_claim_tests_measurement_verdict_and_seconds(call: Call) -> No
     assert names == [
         "Audit", "claim", "canary", "profile", "alternating", "independence", "measured", "power", "verdict", "seconds",
     ]  # fmt: skip
-    assert "epsilon = 2.51 at delta = 0.001 after 3 rounds, for all data of one agent, added or removed." in out
+    assert "epsilon = 2.63 at delta = 0.001 after 3 rounds, for all data of one agent, added or removed." in out
     assert "Not refuted, which is no proof" in out
 
 

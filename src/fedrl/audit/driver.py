@@ -159,7 +159,8 @@ class Driver:
         """Return who is in each round, as the selection of a run says."""
         rounds, scheduler = len(world.pushes), self.mechanism.scheduler
         here = np.ones((len(keys), rounds, len(self.ids)), bool)
-        if scheduler.selection is not None and world.sampled and not self.mechanism.price.participants:
+        # Where a round is priced as if the canary were in it for certain, it is.
+        if world.sampled and self.mechanism.sampling < 1.0:
             board = scheduler.init(np.ones(self.mechanism.agents, int), (0, 0, 0))
             for run, each in enumerate(keys):
                 raw = derived(each.run.tobytes(), Stream.SELECTION)[0]

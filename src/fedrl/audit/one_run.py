@@ -94,7 +94,7 @@ def audit_whole(
 
     Raises:
         ConfigError: The noise does not protect whole agents at a server that adds it, so leaving agents out tells
-            nothing about its claim.
+            nothing about its claim; or its price is not known in advance.
     """
     began = time.perf_counter()
     scheduler = Scheduler() if scheduler is None else scheduler
@@ -104,6 +104,11 @@ def audit_whole(
         raise ConfigError(
             f"The claim covers {price.protects()}, with noise of the {noise.at}. An audit of a whole run leaves out "
             "agents, which tests claims about agents added or removed, with noise of the server. Leave out --whole."
+        )
+    if noise.now is not None:
+        raise ConfigError(
+            "The price of a round depends on what was released (Noise.now), so the claim is that of a run's ledger, "
+            "which an audit does not keep. Leave out --whole: one round is audited without it."
         )
     included = np.random.default_rng(seed).random(agents) < 0.5
     released = mechanism.federation
