@@ -1,7 +1,7 @@
 """What is audited: the noise of a federation, and an agent whose data are chosen to be found out, the canary.
 
 An auditor wins if what is released tells whether the canary took part. Its update is 50 times the clipping norm, with
-equal mass in each array, so that a missing clip, or one for each array alone, shows in what is released.
+mass in each array, so that a missing clip, or one for each array alone, shows in what is released.
 
 Canaries: Jagielski, Ullman & Oprea (2020), https://arxiv.org/abs/2006.07709.
 """
@@ -28,6 +28,8 @@ from fedrl.server.scheduler import Scheduler
 
 LOUDNESS = 50.0
 """The norm of the canary's update, in units of the clipping norm."""
+MAIN_SHARE = 0.85
+"""The share of one array in the L1 norm of a canary against Laplace noise."""
 
 
 class AuditedMechanism(NamedTuple):
@@ -167,23 +169,26 @@ def _released(federation: Federation) -> Federation:
 def canary_update(mechanism: AuditedMechanism) -> PyTree:
     """Return what the canary adds to its update before the stages.
 
-    Of Gaussian noise only the norm of a difference matters, so each array has equal entries. Laplace noise hides a
-    difference that is spread over many entries better than its price says, so there one entry of each array has all.
+    Of Gaussian noise only the norm of a difference matters, so arrays have equal norms, and equal entries each. Laplace
+    noise hides a difference that is spread over many entries better than its price says, so there one entry has most of
+    the norm, and one entry of every other array has enough for a clip of each array alone to show.
 
     With unit "trajectory", the norm is the clipping norm: the learner clips before the stages.
     """
     like = parameters_of(mechanism.federation.learner)
-    arrays = sum(bool(leaf.size) for leaf in jax.tree.leaves(like))
+    leaves, structure = jax.tree.flatten(like)
+    arrays = sum(bool(leaf.size) for leaf in leaves)
+    main = next(i for i, leaf in enumerate(leaves) if leaf.size)
     own = _own_clip(mechanism)
     norm = own if mechanism.noise.unit == "trajectory" else LOUDNESS * own
 
-    def of(leaf: Any) -> jax.Array:
+    def of(i: int, leaf: Any) -> jax.Array:
         if mechanism.is_laplace:
-            first = jnp.arange(max(leaf.size, 1)) == 0
-            return (norm / arrays * first[: leaf.size]).reshape(leaf.shape)
+            share = 1.0 if arrays == 1 else MAIN_SHARE if i == main else (1.0 - MAIN_SHARE) / (arrays - 1)
+            return norm * share * jnp.where(jnp.arange(leaf.size) == 0, 1.0, 0.0).reshape(leaf.shape)
         return jnp.full(leaf.shape, norm / math.sqrt(arrays * max(leaf.size, 1)), jnp.float32)
 
-    return jax.tree.map(of, like)
+    return jax.tree.unflatten(structure, [of(i, leaf) for i, leaf in enumerate(leaves)])
 
 
 def _own_clip(mechanism: AuditedMechanism) -> float:
