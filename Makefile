@@ -5,6 +5,8 @@
 # make test-network those with a coordinator and agents on hosts made of network namespaces, as root: CI runs them
 # make chaos         50 federations whose coordinator, agents and links fail 60 times each, in 20 minutes at most
 # make chaos-short   10 of them, in 5 minutes at most: CI runs these
+# make audit        whether audits of privacy refute planted faults and no right mechanism, over 20 seeds, in 30 minutes
+# make audit-short  two of the seeds: CI runs these
 # make test-ray      those of Ray, with two workers of its own: a part of the long ones, which CI runs
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make test-torch    those of PyTorch, which is large, in another one
@@ -35,7 +37,7 @@ PEERS_STAMP := .venv-peers/.installed
 FLOWER_BIN := .venv-flower/bin
 FLOWER_STAMP := .venv-flower/.installed
 
-.PHONY: demo demo-network test test-long test-network chaos chaos-short test-ray test-gymnax test-torch test-jax2onnx
+.PHONY: demo demo-network test test-long test-network chaos chaos-short audit audit-short test-ray test-gymnax test-torch test-jax2onnx
 .PHONY: test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
 
 demo: $(STAMP)
@@ -58,6 +60,12 @@ chaos: $(STAMP)
 
 chaos-short: $(STAMP)
 	$(BIN)/python -m tests.chaos --seeds 10 --faults 60
+
+audit: $(STAMP)
+	$(BIN)/python -m tests.audit --document docs/privacy-audit.md
+
+audit-short: $(STAMP)
+	$(BIN)/python -m tests.audit --seeds 2
 
 test-ray: $(STAMP)
 	$(BIN)/pytest -n 2 -vv tests/engines/test_ray.py tests/studies/test_on_ray.py

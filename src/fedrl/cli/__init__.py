@@ -2,7 +2,8 @@
 
 Exit codes: 0 completed; 1 a setting of a study or the self-test failed, or fedrl has a bug; 2 the input is wrong: a
 configuration, an option, or a folder that is missing, damaged, in use or not writable; 3 in a seed, the federation
-never merged an update or ended before its last round, or no number of agents keeps a limit; 130 interrupted and 143
+never merged an update or ended before its last round, or no number of agents keeps a limit, or an audit refutes a
+claim or has no power to; 130 interrupted and 143
 terminated, during a run whose folder can be resumed, or with nothing begun. docs/exit-codes.md has them for
 users.
 """

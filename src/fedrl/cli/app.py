@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fedrl.cli.agent import agent
+from fedrl.cli.audit import audit
 from fedrl.cli.certs import certs
 from fedrl.cli.completion import CONFIG, components, examples, experiments
 from fedrl.cli.control import optout, pause, status, stop
@@ -207,6 +208,7 @@ app.command("up", no_args_is_help=True)(up)
 for told in (status, pause, resume_jobs, stop, optout):
     app.command(told.__name__, no_args_is_help=True)(told)
 app.add_typer(certs)
+app.add_typer(audit)
 app.command("agent", no_args_is_help=True)(agent)
 
 

@@ -198,7 +198,7 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
     each of its `agents` had sent zero with weight 1.
     """
     summed = federation.aggregator.needs == "sum"
-    commit, commit_mean = _commits(federation, shapes(like))
+    commit, commit_mean = commit_programs(federation, shapes(like))
     size, counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (like.value, like.statistics))
 
     def of_nobody(keys: KeyData, server: ServerState) -> Judged | None:
@@ -258,7 +258,7 @@ def _too_few(summation: Summation, count: int) -> str:
 
 
 @cached_program
-def _commits(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged], Callable[..., Judged]]:
+def commit_programs(federation: Federation, like: Shapes) -> tuple[Callable[..., Judged], Callable[..., Judged]]:
     """Return the programs of the next server state: from an aggregator's result, or from an exact mean."""
     value, statistics = shapes(like.tree.value), shapes(like.tree.statistics)
 
