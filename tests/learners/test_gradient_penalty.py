@@ -57,7 +57,10 @@ def test_the_learner_learns_from_rewards_less_the_penalty_and_from_nothing_else(
     without, _ = getattr(plain, what)(key, state, seen, context)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), found, expected)
     assert measured["squared_score"] == pytest.approx(float(scores.mean()), rel=1e-5)
-    changes = [np.abs(np.asarray(x) - np.asarray(y)).max() for x, y in zip(*map(jax.tree.leaves, (found, without)))]
+    changes = [
+        np.abs(np.asarray(x) - np.asarray(y)).max()
+        for x, y in zip(*map(jax.tree.leaves, (found, without)), strict=True)
+    ]
     assert max(changes) > 1e-4
 
 

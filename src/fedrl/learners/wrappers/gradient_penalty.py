@@ -27,9 +27,7 @@ LEAST_PROBABILITY = 1e-6
 """The probability below which an action's score is no longer that of its logarithm, which would be infinite at 0."""
 
 
-@component(
-    "learner", reference="what gradients reveal: Zhu, Liu & Han (2019), https://arxiv.org/abs/1906.08935"
-)
+@component("learner", reference="what gradients reveal: Zhu, Liu & Han (2019), https://arxiv.org/abs/1906.08935")
 def gradient_penalty(learner: Traced[Learner], strength: Traced[NonNegative] = 0.01) -> Learner:
     """Subtract from each reward lambda times the squared norm of the policy's gradient in that step.
 
@@ -67,9 +65,7 @@ def gradient_penalty(learner: Traced[Learner], strength: Traced[NonNegative] = 0
         return slope, metrics | measured
 
     measures = {**learner.measures, "squared_score": Measure("iteration")}
-    return replace(
-        learner, learn=learn, gradient=None if learner.gradient is None else gradient, measures=measures
-    )
+    return replace(learner, learn=learn, gradient=None if learner.gradient is None else gradient, measures=measures)
 
 
 def squared_scores(
