@@ -1,9 +1,9 @@
-"""A privacy penalty in the reward: R = r - lambda ||grad log pi(a|s)||^2. It keeps gradients short; it guarantees nothing.
+"""A privacy penalty in the reward, R = r - lambda ||grad log pi(a|s)||^2: shorter gradients, and no guarantee.
 
     experience --reward of each step less lambda times its squared score--> the learner
 
 The idea is that a policy whose gradients are short reveals less in what its agent sends. But an attacker may scale what
-it receives: the direction of an update is left as it is, no noise hides whether an episode was in it, and nothing bounds
+it receives: the direction of an update is as before, no noise hides whether an episode was in it, and nothing bounds
 what one episode contributes. The penalty has no epsilon. `docs/privacy.md` measures it beside differential privacy.
 """
 
