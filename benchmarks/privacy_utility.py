@@ -29,7 +29,7 @@ from benchmarks.measure import Figure, emit
 SEEDS = tuple(range(1000, 1010))
 PARTS = ("agent", "trajectory", "q", "penalty", "time")
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
-PENALTIES = (0.001, 0.01, 0.1)
+PENALTIES = (0.01, 0.1)
 Setting = dict[str, Any]
 
 
@@ -54,7 +54,7 @@ class Results:
 
 
 def agent_settings() -> Iterator[Setting]:
-    for network, epsilons in (("small", (8.0, 4.0)), ("default", (8.0, 4.0)), ("small", (2.0, 1.0, None))):
+    for network, epsilons in (("small", (8.0, 4.0)), ("default", (8.0, 4.0)), ("small", (1.0, None, 2.0))):
         for epsilon in epsilons:
             yield {"network": network, "trust": "central", "epsilon": epsilon}
     for epsilon in (8.0, 1.0):
@@ -69,11 +69,12 @@ def trajectory_settings() -> Iterator[Setting]:
 
 
 def q_settings() -> Iterator[Setting]:
-    for agents in private_tables.AGENTS:
+    for agents in private_tables.AGENTS[::-1]:
         yield {"agents": agents, "epsilon": None, "trust": "central", "noise": "gaussian"}
-        for noise in ("gaussian", "laplace"):
+    for noise in ("gaussian", "laplace"):
+        for agents in private_tables.AGENTS[::-1]:
             for trust in ("central", "local"):
-                for epsilon in private_tables.EPSILONS:
+                for epsilon in private_tables.EPSILONS[::-1]:
                     yield {"agents": agents, "epsilon": epsilon, "trust": trust, "noise": noise}
 
 

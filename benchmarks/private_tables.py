@@ -10,6 +10,7 @@ A run is one pure function of its seed (`benchmarks.fused`), so that ten seeds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def value_of(table: Any, poles: Any, agents: int) -> float:
     return float(policy_return(model, policy, GAMMA).mean())
 
 
+@cache
 def zero_value(agents: int, slips: str) -> float:
     """The value of a table of zeros, whose policy is a uniform one."""
     import jax.numpy as jnp
