@@ -1,7 +1,7 @@
 """Return against epsilon: CartPole with 100 agents or 20 x 32 episodes, and federated Q-learning on a grid.
 
 Protocol. Clips, rounds and learning rates were chosen on the seeds 0 to 4; all figures are of the seeds 1000 to 1009,
-for tables 1000 to 1004, none left out. Every result is written as it comes, and a second start continues where the first
+for tables 1000 to 1004, none left out. Every result is written as it comes, and a second start goes on where the first
 one ended. Parts:
 
     agent        CartPole, unit agent, (epsilon, 1e-3): small and default network, noise at the server or at each agent
