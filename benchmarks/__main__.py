@@ -42,6 +42,7 @@ ALL = (
     "asynchronous",
     "drop_out",
     "heterogeneous",
+    "privacy_utility",
 )
 
 

@@ -69,7 +69,8 @@ def test_an_example_runs(name: str, runs: Path) -> None:
         open_folder(folder).summary(),
         open_folder(folder).records(),
     )
-    assert {path.name for path in folder.iterdir()} == COMPLETE
+    charged = {"privacy.jsonl"} if config.federation.privacy else set()
+    assert {path.name for path in folder.iterdir()} == COMPLETE | charged
     assert all(math.isfinite(x) for x in numbers([summary, records]))
     assert summary["rounds"] == ROUNDS
     assert len(summary["agents"]) == config.federation.agents

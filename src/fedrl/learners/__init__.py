@@ -8,6 +8,7 @@ from fedrl.learners.parts.networks import mlp, network
 from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.wrappers.acceptance import accept_if_better
 from fedrl.learners.wrappers.embedding import freeze_except, with_embedding
+from fedrl.learners.wrappers.gradient_penalty import gradient_penalty
 from fedrl.learners.wrappers.interpolation import apfl, interpolate
 from fedrl.learners.wrappers.mixture import mixture
 from fedrl.learners.wrappers.normalize import normalize
@@ -22,6 +23,7 @@ __all__ = [
     "chain",
     "fedprox",
     "freeze_except",
+    "gradient_penalty",
     "interpolate",
     "mixture",
     "mlp",
