@@ -21,12 +21,12 @@ def errors(seed: int = 1000) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from fedrl.privacy.draws import normal
 
     from benchmarks.private_poles import HIDDEN, noise_stages
     from fedrl.core.types import LocalContext
     from fedrl.environments import cartpole
     from fedrl.learners import gradient_penalty, mlp, reinforce
-    from fedrl.privacy.draws import normal
     from fedrl.stages.clip import clipped, norm_of
 
     plain = reinforce(cartpole(), network=mlp(HIDDEN["small"]), episodes_per_step=1, horizon=1, baseline="none")
