@@ -79,7 +79,7 @@ def test_json_is_the_result_and_nothing_else(call: Call) -> None:
 
 def test_a_refuted_claim_ends_with_3(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     # The draws of the production stage are half of what it claims.
-    from fedrl.privacy import draws
+    from fedrl.core import draws
 
     right = draws.with_noise
     monkeypatch.setattr(draws, "with_noise", lambda draw, key, value, scale: right(draw, key, value, scale / 2))
