@@ -313,6 +313,24 @@ def test_an_agent_that_is_not_invited_takes_no_part():
 @pytest.mark.parametrize(
     "change",
     [
+        {"context": b"another"},
+        {"members": (0, 1, 2, 3, 4, 6)},
+        {"size": 6},
+        {"degree": 4},
+        {"threshold": 5},
+        {"minimum": 5},
+        {"verified": False},
+        {"seed": b"another"},
+    ],
+)
+def test_a_plan_with_any_difference_is_another_one(change):
+    settings = {"context": b"", "members": SIX, "size": 5, "degree": 5, "threshold": 4, "minimum": 4}
+    assert SumPlan(**settings).digest == SumPlan(**settings).digest != SumPlan(**(settings | change)).digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"members": (1, 0)},
         {"members": (0,)},
         {"degree": 3},

@@ -100,7 +100,7 @@ def test_samples_of_a_hundred_agents_complete_if_the_holders_of_each_secret_are_
 
 
 def test_samples_of_a_thousand_agents_complete_if_the_holders_of_each_secret_are_left():
-    assert min(sparse(1000, 1, (0.1, 0.25))) >= 1
+    assert min(sparse(1000, 1, (0.1, 0.4))) >= 1
 
 
 def test_a_sum_of_fewer_than_the_minimum_stays_hidden():
