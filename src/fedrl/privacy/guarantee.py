@@ -5,6 +5,7 @@ budget, noise, selection --Guarantee--> ledger() of a seed      claim(), assumpt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -101,10 +102,11 @@ class Guarantee(NamedTuple):
     def claim(self, epsilon: float) -> str:
         """Return the guarantee as a sentence."""
         delta = "" if self.budget.delta == 0.0 else f", delta = {self.budget.delta:g}"
-        whom = "the coordinator" if self.at == "agent" else "whoever sees what the coordinator releases"
+        sees = "what the coordinator receives" if self.at == "agent" else "what the coordinator releases"
+        but = "" if self.budget.delta == 0.0 else f", except with probability {self.budget.delta:g}"
         return (
-            f"Differential privacy with epsilon = {epsilon:.4g}{delta}, of {self.price.protects()}: {whom} can hardly "
-            "tell the difference."
+            f"Differential privacy with epsilon = {epsilon:.4g}{delta}, of {self.price.protects()}: {sees} changes the "
+            f"odds of either case by a factor of at most {_factor(epsilon)}{but}."
         )
 
     def assumptions(self) -> list[str]:
@@ -134,3 +136,8 @@ class Guarantee(NamedTuple):
     def not_certified(self) -> str:
         """Return why the guarantee does not hold for this run; "" if it does."""
         return REPRODUCIBLE if self.reproducible else ""
+
+
+def _factor(epsilon: float) -> str:
+    """Return e^epsilon for people."""
+    return f"{math.exp(epsilon):,.3g}" if epsilon < math.log(100) else f"{math.exp(min(epsilon, 700.0)):,.0f}"

@@ -60,7 +60,7 @@ class Price(NamedTuple):
         return epsilon_of({self.events[agent]: self.times(rounds)}, delta, self.relation, adaptive)
 
     def protects(self) -> str:
-        """Return the unit and the relation as a phrase: what an attacker can hardly tell."""
+        """Return the unit and the relation as a phrase: the two cases that are hard to tell apart."""
         whose = {"agent": "all data of one agent", "trajectory": "one episode of one agent"}[self.unit]
         if self.episodes_per_person > 1:
             whose = f"{self.episodes_per_person} episodes of one agent"
