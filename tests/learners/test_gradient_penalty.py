@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import iterate
 from fedrl.core.types import LocalContext
+from fedrl.engines.simulate import simulate
 from fedrl.environments import cartpole, pendulum, random_mdp
+from fedrl.federation.federate import federate
 from fedrl.learners import a2c, gradient_penalty, mlp, normalize, q_table, reinforce, sgd
 from fedrl.learners.wrappers.gradient_penalty import squared_scores
 
@@ -92,3 +95,12 @@ def test_it_goes_around_other_wrappers():
     _, state, context = collected(learner)
     _, metrics = iterate(learner, jax.random.key(3), state, context)
     assert np.isfinite(metrics["squared_score"])
+
+
+def test_a_simulation_trains_with_it():
+    """Its programs build the learner again, with traced numbers."""
+    learner = gradient_penalty(a2c(random_mdp(), num_envs=2, num_steps=4, **OPTIONS), strength=0.1)
+    fleet = jax.tree.map(lambda x: jnp.stack([x, x]), learner.environment.params)
+    simulation = simulate(federate(learner, mean()), fleet, devices=jax.devices()[:1])
+    _, seen = simulation.round(simulation.init(0))
+    assert (seen.metrics["squared_score"] > 0.0).all()
