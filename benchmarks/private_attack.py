@@ -21,9 +21,9 @@ def errors(seed: int = 1000) -> dict[str, float]:
     import jax
     import jax.numpy as jnp
     import numpy as np
-    from fedrl.privacy.draws import normal
 
     from benchmarks.private_poles import HIDDEN, noise_stages
+    from fedrl.core.draws import normal
     from fedrl.core.types import LocalContext
     from fedrl.environments import cartpole
     from fedrl.learners import gradient_penalty, mlp, reinforce
