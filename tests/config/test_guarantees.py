@@ -95,6 +95,31 @@ def test_a_cohort_of_fixed_size_is_priced_for_agents_that_are_replaced() -> None
     assert epsilon_of({event: ROUNDS}, 1e-3, "replace-one") <= 8.0
 
 
+@pytest.mark.parametrize(
+    "selection",
+    [None, {"name": "poisson", "rate": 0.5}, {"name": "uniform", "cohort": 3}, {"name": "round_robin", "cohort": 3}],
+)
+def test_noise_that_is_adapted_is_charged_like_noise_that_is_not(selection: dict[str, Any] | None) -> None:
+    given = tables(mechanism={"name": "progress_gaussian", "clip": 0.5, "noise_multiplier": 8.0, "least": 2.0})
+    if selection is not None:
+        given["federation"]["selection"] = selection
+    guarantee = build(load(given)).guarantee
+    assert guarantee is not None
+    first, later = (guarantee.next_events([np.float32(z)]) for z in (8.0, 4.0))
+    assert first == guarantee.price.events
+    fixed = load(
+        given
+        | {
+            "federation": given["federation"]
+            | {
+                "privacy": given["federation"]["privacy"]
+                | {"mechanism": {"name": "central_gaussian", "clip": 0.5, "noise_multiplier": 4.0}, "epsilon": 1e3}
+            }
+        }
+    )
+    assert later == build(fixed).guarantee.price.events
+
+
 def test_a_known_schedule_amplifies_nothing_and_participants_pay() -> None:
     config = load(
         {**tables(), "federation": tables()["federation"] | {"selection": {"name": "round_robin", "cohort": 2}}}
