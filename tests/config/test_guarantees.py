@@ -120,6 +120,12 @@ def test_noise_that_is_adapted_is_charged_like_noise_that_is_not(selection: dict
     assert later == build(fixed).guarantee.price.events
 
 
+@pytest.mark.parametrize("count", [AGENTS - 1, AGENTS + 1])
+def test_clips_that_are_not_one_for_each_agent_are_refused(count: int) -> None:
+    with pytest.raises(UnsoundError, match=f"clip has {count} norms, and there are {AGENTS} agents"):
+        build(load(tables(mechanism={"name": "central_gaussian", "clip": [0.5] * count})))
+
+
 def test_a_known_schedule_amplifies_nothing_and_participants_pay() -> None:
     config = load(
         {**tables(), "federation": tables()["federation"] | {"selection": {"name": "round_robin", "cohort": 2}}}
