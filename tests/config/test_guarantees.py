@@ -284,6 +284,10 @@ LOCAL = {"name": "local_gaussian", "clip": 1.0, "noise_multiplier": 1.0}
             r"unit is 'trajectory', and central_laplace protects one agent. Set unit = 'agent'",
         ),
         ({"unit": "trajectory", "agents": {"3": {"epsilon": 1.0}}}, r"agents is given, and with unit = 'trajectory'"),
+        (
+            {"unit": "trajectory", "mechanism": "steps"},
+            r"mechanism is 'steps', and q_table.* adds no noise in its local",
+        ),
         ({"budget": 3}, r"federation.privacy.budget is 3, but federation.privacy has no key 'budget'"),
     ],
 )
