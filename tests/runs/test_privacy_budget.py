@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.config.experiment import InitConfig
 from fedrl.core.errors import ConfigError, RunError
+from fedrl.core.stage import Noise
 from fedrl.records.charges import ChargeFile
 from fedrl.records.table import row_of
 from fedrl.report import write_report
@@ -298,6 +300,36 @@ def test_a_run_that_starts_from_another_one_says_that_both_add_up(config: Path) 
     assert sentences(experiment) == []
     (said,) = sentences(started)
     assert said.startswith("The run starts from runs/first: what agents have paid for that run is not part of this")
+
+
+def test_the_claim_of_a_run_that_starts_from_another_one_keeps_saying_so(whole: Path, tmp_path: Path) -> None:
+    def first(text: str) -> bool:
+        return text.startswith(f"The run starts from {whole}:")
+
+    run(tables(), tmp_path / "run", overrides=["rounds=1", f"init={str(whole)!r}"], verbose=0)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [first(text) for text in summary["privacy"]["assumptions"]].count(True) == 1
+    page = write_report([tmp_path / "run"], tmp_path / "public.html", public=True).read_text()
+    assert f"The run starts from {whole}" in page
+    assert not any(map(first, json.loads((whole / "summary.json").read_text())["privacy"]["assumptions"]))
+
+
+@pytest.mark.parametrize(
+    ("own", "noise", "said"),
+    [((), None, 0), (("personal",), None, 1), (("personal",), Noise("event", 1.0, "agent"), 0)],
+)
+def test_what_stays_with_agents_is_said_to_be_without_noise(
+    config: Path, own: tuple[str, ...], noise: Any, said: int
+) -> None:
+    experiment = build(load(config))
+    learner = replace(experiment.learner, personalised=own, noise=noise)
+    found = explained(replace(experiment, learner=learner))["privacy"]["assumptions"]
+    assert [text.startswith("Parameters that stay with the agents have no noise") for text in found].count(True) == said
+
+
+def test_a_claim_says_how_far_odds_may_change(config: Path) -> None:
+    claim = explained(build(load(config)))["privacy"]["claim"]
+    assert re.search(r"change by a factor of at most 2,98[01], except with a probability of 0.001.$", claim), claim
 
 
 def test_noise_without_a_budget_is_said(tmp_path: Path) -> None:

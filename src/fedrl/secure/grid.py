@@ -46,9 +46,9 @@ def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str
 
         code = trunc(2^s x),    s = the most bits with agents * largest * 2^s < 2^31
 
-    An update with a larger entry is rejected by its own agent: the sum would overflow. Numbers are rounded towards zero,
-    so that no norm increases, for which noise was calibrated. The error of a sum of K updates is below K 2^-s per entry.
-    On the wire a number has 4 bytes.
+    An update with a larger entry is rejected by its own agent: the sum would overflow. Numbers are rounded towards
+    zero, so that no norm increases, for which noise was calibrated. The error of a sum of K updates is below K 2^-s per
+    entry. On the wire a number has 4 bytes.
 
     Args:
         agents: The largest number of agents in one sum.
