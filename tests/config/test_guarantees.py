@@ -120,6 +120,21 @@ def test_noise_that_is_adapted_is_charged_like_noise_that_is_not(selection: dict
     assert later == build(fixed).guarantee.price.events
 
 
+def test_a_drawn_cohort_may_not_be_merged_only_if_it_is_large_enough() -> None:
+    # Without one agent, the sum of two would not be opened: that changes what is released by the updates of all three.
+    given = tables()
+    given["federation"] |= {
+        "summation": {"name": "ring_sum", "largest": 1.0, "minimum": 3},
+        "selection": {"name": "poisson", "rate": 0.5},
+    }
+    with pytest.raises(UnsoundError, match=r"ring_sum.* merges no fewer than 3 updates, and poisson.*such as uniform"):
+        build(load(given))
+    given["federation"]["selection"] = {"name": "uniform", "cohort": 3}
+    assert build(load(given)).guarantee is not None
+    given["federation"] |= {"selection": {"name": "poisson", "rate": 0.5}, "summation": {"name": "exact_sum"}}
+    assert build(load(given)).guarantee is not None
+
+
 @pytest.mark.parametrize("count", [AGENTS - 1, AGENTS + 1])
 def test_clips_that_are_not_one_for_each_agent_are_refused(count: int) -> None:
     with pytest.raises(UnsoundError, match=f"clip has {count} norms, and there are {AGENTS} agents"):
