@@ -1,9 +1,9 @@
 """Runs with a privacy budget: exact to the round, durable against kill -9, and refused if their ledger is not whole."""
 
+import html
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -33,6 +33,8 @@ from fedrl.runs.run import resume, run
 from fedrl.runs.spending import Account
 from fedrl.sinks.display import plain
 from fedrl.sinks.final_summary import privacy_lines
+from fedrl.studies import sweep
+from fedrl.studies.result import study_notices
 
 ROUNDS, AGENTS = 6, 3
 TOML = f"""
@@ -327,9 +329,16 @@ def test_what_stays_with_agents_is_said_to_be_without_noise(
     assert [text.startswith("Parameters that stay with the agents have no noise") for text in found].count(True) == said
 
 
-def test_a_claim_says_how_far_odds_may_change(config: Path) -> None:
-    claim = explained(build(load(config)))["privacy"]["claim"]
-    assert re.search(r"change by a factor of at most 2,98[01], except with a probability of 0.001.$", claim), claim
+def test_a_study_says_that_the_budgets_of_its_settings_add_up(tmp_path: Path) -> None:
+    tables_of_one_round = tables() | {"rounds": 1}
+    study = sweep(tables_of_one_round, {"federation.privacy.epsilon": [4.0, 2.0]}, out=tmp_path / "study", verbose=0)
+    spent = [setting["epsilon"] for setting in study["settings"]]
+    assert spent == pytest.approx([4.0, 2.0], abs=0.01)
+    (said,) = [text for text in study_notices(study) if "add up" in text]
+    assert "2 have spent up to epsilon = 4 each. If their agents are the same, they add up, to 6 at most" in said
+    assert said in html.unescape((tmp_path / "study" / "report.html").read_text())
+    alone = {**study, "settings": study["settings"][:1]}
+    assert not any("add up" in text for text in study_notices(cast(Any, alone)))
 
 
 def test_noise_without_a_budget_is_said(tmp_path: Path) -> None:

@@ -16,8 +16,6 @@ from fedrl.privacy.pricing import Price
 
 TRUSTED, CURIOUS = "trusted_coordinator", "honest_but_curious_coordinator"
 REPRODUCIBLE = "the noise follows from the seed of the run, so whoever knows the seed can subtract it"
-MOST_IN_DIGITS = 14.0
-"""The largest epsilon whose factor is written in digits: about a million."""
 
 
 class Guarantee(NamedTuple):
@@ -104,13 +102,12 @@ class Guarantee(NamedTuple):
 
     def claim(self, epsilon: float) -> str:
         """Return the guarantee as a sentence."""
-        delta = self.budget.delta
-        pair = f"epsilon = {epsilon:.4g}{f', delta = {delta:g}' if delta else ''}"
-        whom = "the coordinator" if self.at == "agent" else "whoever sees what the coordinator releases"
-        except_ = f", except with a probability of {delta:g}" if delta else ""
+        delta = "" if self.budget.delta == 0.0 else f", delta = {self.budget.delta:g}"
+        sees = "what the coordinator receives" if self.at == "agent" else "what the coordinator releases"
+        but = "" if self.budget.delta == 0.0 else f", except with probability {self.budget.delta:g}"
         return (
-            f"Differential privacy with {pair}, of {self.price.protects()}, against {whom}: the odds of one case "
-            f"against the other change by a factor of at most {_factor(epsilon)}{except_}."
+            f"Differential privacy with epsilon = {epsilon:.4g}{delta}, of {self.price.protects()}: {sees} changes the "
+            f"odds of either case by a factor of at most {_factor(epsilon)}{but}."
         )
 
     def assumptions(self) -> list[str]:
@@ -145,15 +142,3 @@ class Guarantee(NamedTuple):
 def _factor(epsilon: float) -> str:
     """Return e^epsilon for people."""
     return f"{math.exp(epsilon):,.3g}" if epsilon < math.log(100) else f"{math.exp(min(epsilon, 700.0)):,.0f}"
-
-
-def _factor(epsilon: float) -> str:
-    """Return e^epsilon in digits.
-
-    >>> _factor(1.0), _factor(8.0), _factor(40.0)
-    ('2.72', '2,981', 'e^40')
-    """
-    if epsilon > MOST_IN_DIGITS:
-        return f"e^{epsilon:.4g}"
-    found = math.exp(epsilon)
-    return f"{found:.3g}" if found < 100.0 else f"{found:,.0f}"
