@@ -95,6 +95,52 @@ def test_a_cohort_of_fixed_size_is_priced_for_agents_that_are_replaced() -> None
     assert epsilon_of({event: ROUNDS}, 1e-3, "replace-one") <= 8.0
 
 
+@pytest.mark.parametrize(
+    "selection",
+    [None, {"name": "poisson", "rate": 0.5}, {"name": "uniform", "cohort": 3}, {"name": "round_robin", "cohort": 3}],
+)
+def test_noise_that_is_adapted_is_charged_like_noise_that_is_not(selection: dict[str, Any] | None) -> None:
+    given = tables(mechanism={"name": "progress_gaussian", "clip": 0.5, "noise_multiplier": 8.0, "least": 2.0})
+    if selection is not None:
+        given["federation"]["selection"] = selection
+    guarantee = build(load(given)).guarantee
+    assert guarantee is not None
+    first, later = (guarantee.next_events([np.float32(z)]) for z in (8.0, 4.0))
+    assert first == guarantee.price.events
+    fixed = load(
+        given
+        | {
+            "federation": given["federation"]
+            | {
+                "privacy": given["federation"]["privacy"]
+                | {"mechanism": {"name": "central_gaussian", "clip": 0.5, "noise_multiplier": 4.0}, "epsilon": 1e3}
+            }
+        }
+    )
+    assert later == build(fixed).guarantee.price.events
+
+
+def test_a_drawn_cohort_may_not_be_merged_only_if_it_is_large_enough() -> None:
+    # Without one agent, the sum of two would not be opened: that changes what is released by the updates of all three.
+    given = tables()
+    given["federation"] |= {
+        "summation": {"name": "ring_sum", "largest": 1.0, "minimum": 3},
+        "selection": {"name": "poisson", "rate": 0.5},
+    }
+    with pytest.raises(UnsoundError, match=r"ring_sum.* merges no fewer than 3 updates, and poisson.*such as uniform"):
+        build(load(given))
+    given["federation"]["selection"] = {"name": "uniform", "cohort": 3}
+    assert build(load(given)).guarantee is not None
+    given["federation"] |= {"selection": {"name": "poisson", "rate": 0.5}, "summation": {"name": "exact_sum"}}
+    assert build(load(given)).guarantee is not None
+
+
+@pytest.mark.parametrize("count", [AGENTS - 1, AGENTS + 1])
+def test_clips_that_are_not_one_for_each_agent_are_refused(count: int) -> None:
+    with pytest.raises(UnsoundError, match=f"clip has {count} norms, and there are {AGENTS} agents"):
+        build(load(tables(mechanism={"name": "central_gaussian", "clip": [0.5] * count})))
+
+
 def test_a_known_schedule_amplifies_nothing_and_participants_pay() -> None:
     config = load(
         {**tables(), "federation": tables()["federation"] | {"selection": {"name": "round_robin", "cohort": 2}}}
@@ -253,6 +299,10 @@ LOCAL = {"name": "local_gaussian", "clip": 1.0, "noise_multiplier": 1.0}
             r"unit is 'trajectory', and central_laplace protects one agent. Set unit = 'agent'",
         ),
         ({"unit": "trajectory", "agents": {"3": {"epsilon": 1.0}}}, r"agents is given, and with unit = 'trajectory'"),
+        (
+            {"unit": "trajectory", "mechanism": "steps"},
+            r"mechanism is 'steps', and q_table.* adds no noise in its local",
+        ),
         ({"budget": 3}, r"federation.privacy.budget is 3, but federation.privacy has no key 'budget'"),
     ],
 )

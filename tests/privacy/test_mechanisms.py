@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedrl.aggregators import mean
+from fedrl.core import draws
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.reports import nothing_measured
 from fedrl.core.types import Update, UpdateContext
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
-from fedrl.privacy import central_gaussian, central_laplace, draws, local_gaussian, local_laplace
+from fedrl.privacy import central_gaussian, central_laplace, local_gaussian, local_laplace
 from fedrl.stages import quantize, sign, top_k
 from tests.support.quadratic import quadratic
 

@@ -1,5 +1,6 @@
 """Runs with a privacy budget: exact to the round, durable against kill -9, and refused if their ledger is not whole."""
 
+import html
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.config.experiment import InitConfig
 from fedrl.core.errors import ConfigError, RunError
+from fedrl.core.stage import Noise
 from fedrl.records.charges import ChargeFile
 from fedrl.records.table import row_of
 from fedrl.report import write_report
@@ -31,6 +33,8 @@ from fedrl.runs.run import resume, run
 from fedrl.runs.spending import Account
 from fedrl.sinks.display import plain
 from fedrl.sinks.final_summary import privacy_lines
+from fedrl.studies import sweep
+from fedrl.studies.result import study_notices
 
 ROUNDS, AGENTS = 6, 3
 TOML = f"""
@@ -298,6 +302,43 @@ def test_a_run_that_starts_from_another_one_says_that_both_add_up(config: Path) 
     assert sentences(experiment) == []
     (said,) = sentences(started)
     assert said.startswith("The run starts from runs/first: what agents have paid for that run is not part of this")
+
+
+def test_the_claim_of_a_run_that_starts_from_another_one_keeps_saying_so(whole: Path, tmp_path: Path) -> None:
+    def first(text: str) -> bool:
+        return text.startswith(f"The run starts from {whole}:")
+
+    run(tables(), tmp_path / "run", overrides=["rounds=1", f"init={str(whole)!r}"], verbose=0)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [first(text) for text in summary["privacy"]["assumptions"]].count(True) == 1
+    page = write_report([tmp_path / "run"], tmp_path / "public.html", public=True).read_text()
+    assert f"The run starts from {whole}" in page
+    assert not any(map(first, json.loads((whole / "summary.json").read_text())["privacy"]["assumptions"]))
+
+
+@pytest.mark.parametrize(
+    ("own", "noise", "said"),
+    [((), None, 0), (("personal",), None, 1), (("personal",), Noise("event", 1.0, "agent"), 0)],
+)
+def test_what_stays_with_agents_is_said_to_be_without_noise(
+    config: Path, own: tuple[str, ...], noise: Any, said: int
+) -> None:
+    experiment = build(load(config))
+    learner = replace(experiment.learner, personalised=own, noise=noise)
+    found = explained(replace(experiment, learner=learner))["privacy"]["assumptions"]
+    assert [text.startswith("Parameters that stay with the agents have no noise") for text in found].count(True) == said
+
+
+def test_a_study_says_that_the_budgets_of_its_settings_add_up(tmp_path: Path) -> None:
+    tables_of_one_round = tables() | {"rounds": 1}
+    study = sweep(tables_of_one_round, {"federation.privacy.epsilon": [4.0, 2.0]}, out=tmp_path / "study", verbose=0)
+    spent = [setting["epsilon"] for setting in study["settings"]]
+    assert spent == pytest.approx([4.0, 2.0], abs=0.01)
+    (said,) = [text for text in study_notices(study) if "add up" in text]
+    assert "2 have spent up to epsilon = 4 each. If their agents are the same, they add up, to 6 at most" in said
+    assert said in html.unescape((tmp_path / "study" / "report.html").read_text())
+    alone = {**study, "settings": study["settings"][:1]}
+    assert not any("add up" in text for text in study_notices(cast(Any, alone)))
 
 
 def test_noise_without_a_budget_is_said(tmp_path: Path) -> None:

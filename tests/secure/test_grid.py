@@ -34,12 +34,23 @@ def test_the_sum_is_that_of_the_codes_in_any_grouping(seed: int, largest: float,
     terms = draws.uniform(-largest, largest, (ROWS, 9)).astype(np.float32)
     terms[:, -1] = 1.0
     summation, unit = ring_sum(agents, largest), 2.0 ** -bits_below(agents, largest)
-    codes = np.rint(terms[:, :-1].astype(np.float64) / unit).sum(0)
+    codes = np.trunc(terms[:, :-1].astype(np.float64) / unit).sum(0)
     for groups in ([list(range(ROWS))], [[0, 3], [1], [2, 4, 5]]):
         found = summed(summation, terms, groups)
         np.testing.assert_array_equal(found[:-1], codes * unit)
         assert found[-1] == ROWS
-    np.testing.assert_allclose(found[:-1], terms[:, :-1].astype(np.float64).sum(0), atol=ROWS * unit / 2, rtol=0)
+    np.testing.assert_allclose(found[:-1], terms[:, :-1].astype(np.float64).sum(0), atol=ROWS * unit, rtol=0)
+
+
+def test_rounding_increases_no_norm_for_which_noise_was_calibrated() -> None:
+    unit = 2.0 ** -bits_below(100, 1000.0)
+    terms = np.zeros((1, 1001), np.float32)
+    # Each entry is just above half a unit: to the nearest, each would become a whole one.
+    terms[0, :-1], terms[0, -1] = 0.51 * unit * np.where(np.arange(1000) % 2, 1.0, -1.0), 1.0
+    terms[0, :3] = -1.7 * unit, 2.9 * unit, 500.0
+    found = summed(ring_sum(100, 1000.0), terms, [[0]])[:-1]
+    assert (np.abs(found) <= np.abs(terms[0, :-1])).all()
+    np.testing.assert_array_equal(found[:3], np.array([-1.0, 2.0, 500.0 / unit]) * unit)
 
 
 def test_the_largest_sum_does_not_overflow_and_one_bit_more_would() -> None:

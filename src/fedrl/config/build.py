@@ -22,6 +22,7 @@ from fedrl.config.objects import Experiment
 from fedrl.config.own_environments import expanded
 from fedrl.config.parts import parts_of, tables_of
 from fedrl.core.aggregator import Aggregator
+from fedrl.core.component import CATALOGUE
 from fedrl.core.environment import AnyEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Stream, keys_of, stream_key
@@ -250,9 +251,13 @@ def _learner(config: Config, environment: AnyEnvironment, noise_multiplier: floa
 
 
 def _with_noise(table: Any, noise_multiplier: float) -> Any:
-    """Return the table of a learner with this noise, also of one inside of wrappers."""
+    """Return the table of a learner with this noise, also of one inside of wrappers; unchanged if it adds none."""
     if isinstance(table.get("learner"), Mapping | str):
         inner = table["learner"]
         inner = {"name": inner} if isinstance(inner, str) else inner
         return {**table, "learner": _with_noise(inner, noise_multiplier)}
+    catalogue.fill()
+    known = CATALOGUE.get(("learner", str(table.get("name"))))
+    if known is not None and "noise_multiplier" not in known.signature.parameters:
+        return table
     return {**table, "noise_multiplier": noise_multiplier}

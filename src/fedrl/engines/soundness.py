@@ -152,7 +152,7 @@ def check_private(federation: Federation, agents: int, topology: Topology | None
             summed = stage.noise.at == "server" or hiding is not None
             _check_noise_in_time(stage, stage.noise, summed, scheduler.schedule)
             if summed:
-                _check_sampled(stage, stage.noise, scheduler)
+                _check_sampled(stage, stage.noise, scheduler, hiding)
             _check_noise_in_place(stage, stage.noise, summed, topology)
     if hiding is not None:
         _check_answers(hiding, scheduler)
@@ -193,16 +193,22 @@ def _check_noise_in_time(stage: Stage, noise: Noise, summed: bool, schedule: Sch
     )
 
 
-def _check_sampled(stage: Stage, noise: Noise, scheduler: Scheduler) -> None:
+def _check_sampled(stage: Stage, noise: Noise, scheduler: Scheduler, hiding: Summation | None) -> None:
     """Refuse a quorum where the number of agents is drawn: one agent would decide whether all others are merged."""
     selection, schedule = scheduler.selection, scheduler.schedule
-    if noise.unit == "agent" and selection is not None and selection.sampling is not None and schedule.quorum > 1:
-        raise UnsoundError(
-            f"{schedule!r} merges no fewer than {schedule.quorum} updates, and {selection!r} draws the number of "
-            f"agents: one agent more or less decides whether those of all others are merged, and {stage!r} adds noise "
-            "for the change by one update. Use a quorum of 1.",
-            reason="hidden",
-        )
+    if noise.unit != "agent" or selection is None or selection.sampling is None:
+        return
+    fewest: list[tuple[Schedule | Summation, int, str]] = [(schedule, schedule.quorum, "Use a quorum of 1.")]
+    if hiding is not None and noise.at == "server":
+        fewest.append((hiding, hiding.minimum, "Use a cohort of fixed size, such as uniform(...), or exact_sum()."))
+    for part, count, cure in fewest:
+        if count > 1:
+            raise UnsoundError(
+                f"{part!r} merges no fewer than {count} updates, and {selection!r} draws the number of agents: one "
+                f"agent more or less decides whether those of all others are merged, and {stage!r} adds noise for the "
+                f"change by one update. {cure}",
+                reason="hidden",
+            )
 
 
 def _check_noise_in_place(stage: Stage, noise: Noise, summed: bool, topology: Topology | None) -> None:

@@ -30,7 +30,8 @@ class Guarantee(NamedTuple):
         clip: The largest contribution; one per agent if they differ.
         at: "server" or "agent", whoever adds the noise.
         trust: Whom agents trust, one of `TRUSTED` and `CURIOUS`.
-        now: `server state of the stage -> event` of the next round, for noise that the server adapts; else None.
+        now: `server state of the stage -> event` of the next round, priced as those of `price`, for noise that the
+            server adapts; else None.
         reproducible: Whether the noise follows from the seed.
     """
 

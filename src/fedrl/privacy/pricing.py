@@ -79,11 +79,21 @@ def round_price(
         episodes_per_person: The largest number of episodes that one person contributes to the whole run, for the unit
             "trajectory".
 
+    Raises:
+        UnsoundError: The clips of single agents are not one for each, or correlated noise does not fit the selection.
+
     >>> noise = Noise(accounting().GaussianDpEvent(2.0), 1.0, "server")
     >>> round(round_price(noise, None, (3,)).epsilon(0, 10, 1e-5), 2)
     7.51
     """
-    events = noise.each if noise.each else (noise.event,) * sum(groups)
+    agents = sum(groups)
+    if len(noise.each) not in (0, agents):
+        raise UnsoundError(
+            f"clip has {len(noise.each)} norms, and there are {agents} agents, so the noise of some has no price. Give "
+            "one norm for all, or one for each.",
+            reason=UNBOUNDED,
+        )
+    events = noise.each if noise.each else (noise.event,) * agents
     if noise.unit == "trajectory":
         # All episodes of one person may be of one agent and one round, so their contributions add up before the noise.
         grouped = tuple(_weaker(event, episodes_per_person) for event in events)

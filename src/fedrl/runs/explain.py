@@ -8,7 +8,7 @@ from fedrl.config.objects import Experiment
 from fedrl.engines.soundness import outgoing
 from fedrl.federation.soundness import Outgoing
 from fedrl.privacy.guarantee import Guarantee
-from fedrl.runs.privacy_statements import sentences
+from fedrl.runs.privacy_statements import assumptions, sentences
 from fedrl.runs.spending import guarantee_of
 
 
@@ -24,7 +24,7 @@ def explained(experiment: Experiment) -> dict[str, Any]:
     "privacy" is what a run with a budget promises, "said" what has to be said about privacy before a run.
     """
     guarantee = guarantee_of(experiment)
-    privacy = None if guarantee is None else promised(guarantee, experiment.config.rounds)
+    privacy = None if guarantee is None else promised(guarantee, experiment.config.rounds, assumptions(experiment))
     return {
         "name": experiment.config.name,
         "agents": experiment.config.federation.agents,
@@ -35,7 +35,7 @@ def explained(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def promised(guarantee: Guarantee, rounds: int) -> dict[str, Any]:
+def promised(guarantee: Guarantee, rounds: int, assumed: list[str]) -> dict[str, Any]:
     """Return what a run of so many rounds promises, as plain values."""
     spent = [guarantee.epsilon(agent, rounds) for agent in range(guarantee.agents)]
     own = guarantee.budget.own
@@ -52,6 +52,6 @@ def promised(guarantee: Guarantee, rounds: int) -> dict[str, Any]:
         "trust": guarantee.trust,
         "participants": guarantee.price.participants,
         "agents": {str(k): spent[k] for k in sorted(own)},
-        "assumptions": guarantee.assumptions(),
+        "assumptions": assumed,
         "not_certified": guarantee.not_certified(),
     }

@@ -27,18 +27,41 @@ def sentences(experiment: Experiment) -> list[str]:
         )
     if guarantee.not_certified():
         found.append(f"Not certified: {guarantee.not_certified()}.")
-    if isinstance(config.init, InitConfig):
-        found.append(
-            f"The run starts from {config.init.run}: what agents have paid for that run is not part of this budget. If "
-            "they are the same agents, both add up."
-        )
+    found += started_from(config.init)
     others = [method.name for method in experiment.methods if method.name != METHOD]
     if others:
         found.append(f"The baselines have no privacy: {', '.join(others).replace('_', ' ')}.")
     return found
 
 
-def privacy_of(spending: Spending) -> PrivacyResult:
+def started_from(init: object) -> list[str]:
+    """Return what the start of a run means for its guarantee, a sentence each; none without an earlier run."""
+    if not isinstance(init, InitConfig):
+        return []
+    whose = "" if init.agent is None else f"the parameters of agent {init.agent} in "
+    return [
+        f"The run starts from {whose}{init.run}: what agents have paid for that run is not part of this budget. If "
+        "they are the same agents, both add up, and what an earlier run without a budget has learned of them is not "
+        "protected."
+    ]
+
+
+def assumptions(experiment: Experiment) -> list[str]:
+    """Return what the guarantee of a run assumes and does not cover, a sentence each; none without a budget."""
+    guarantee, learner = guarantee_of(experiment), experiment.learner
+    if guarantee is None:
+        return []
+    found = guarantee.assumptions()
+    # Noise in local steps is in all parameters of an agent, other noise in what leaves it.
+    if learner.personalised and learner.noise is None:
+        found.append(
+            "Parameters that stay with the agents have no noise, and params.safetensors has those of every agent: it "
+            "is not covered."
+        )
+    return found
+
+
+def privacy_of(spending: Spending, experiment: Experiment) -> PrivacyResult:
     """Return what a run promises and has spent, for its summary."""
     guarantee, accounts = spending.guarantee, spending.accounts
     spent = {seed: account.ledger.spent(certified=True) for seed, account in sorted(accounts.items())}
@@ -64,7 +87,7 @@ def privacy_of(spending: Spending) -> PrivacyResult:
         "charges": {str(seed): account.charges for seed, account in sorted(accounts.items())},
         "repeated": sum(account.repeated for account in accounts.values()),
         "without_budget": sum(int((~account.ledger.may()).sum()) for account in last),
-        "assumptions": guarantee.assumptions(),
+        "assumptions": [*assumptions(experiment), *started_from(experiment.config.init)],
         "certified": not guarantee.not_certified(),
     }
     if len({*each.tolist()}) > 1 or guarantee.budget.own:

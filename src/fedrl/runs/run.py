@@ -295,7 +295,7 @@ def _finish(session: Session, seed_results: dict[str, list[SeedResult]], heard: 
     found = place.read()
     summary = summarise(session.experiment, found.records, seed_results, session.timing, session.measures)
     if session.spending is not None:
-        summary["privacy"] = privacy_of(session.spending)
+        summary["privacy"] = privacy_of(session.spending, session.experiment)
         summary["epsilon"] = summary["privacy"]["epsilon"]
     notes = [*session.notes, *found.notes()]
     if notes:

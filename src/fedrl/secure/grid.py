@@ -1,6 +1,6 @@
 """Add updates as integers modulo 2^32 on a common grid, as masks and secret shares need.
 
-    x --round--> code = round(2^s x), int32 --sum modulo 2^32--> code 2^-s
+    x --round--> code = trunc(2^s x), int32 --sum modulo 2^32--> code 2^-s
 
 Masks are uniform in this ring, so a masked update tells nothing about the update, and they cancel exactly. For the same
 reason a simulation needs no masks to have the numbers of the protocol: sums of codes are what the protocol opens.
@@ -44,10 +44,11 @@ def bits_below(agents: int, largest: float) -> int:
 def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str = "none") -> Summation:
     """Add updates modulo 2^32 on a grid, so that the server can be kept from reading more than the sum.
 
-        code = round(2^s x),    s = the most bits with agents * largest * 2^s < 2^31
+        code = trunc(2^s x),    s = the most bits with agents * largest * 2^s < 2^31
 
-    An update with a larger entry is rejected by its own agent: the sum would overflow. The error of a sum of K updates
-    is at most K 2^-(s + 1) per entry. On the wire a number has 4 bytes.
+    An update with a larger entry is rejected by its own agent: the sum would overflow. Numbers are rounded towards
+    zero, so that no norm increases, for which noise was calibrated. The error of a sum of K updates is below K 2^-s per
+    entry. On the wire a number has 4 bytes.
 
     Args:
         agents: The largest number of agents in one sum.
@@ -79,7 +80,8 @@ def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str
 
     def quantize(terms: jax.Array, accepted: jax.Array) -> jax.Array:
         steps = jnp.full(terms.shape[1], 2.0**bits, jnp.float32).at[-1].set(2.0**WEIGHT_BITS)
-        codes = jnp.round(jnp.where(accepted[:, None], terms, 0.0) * steps).astype(jnp.int32)
+        # Rounded to the nearest, many small entries could almost double the norm of an update behind its clip.
+        codes = jnp.trunc(jnp.where(accepted[:, None], terms, 0.0) * steps).astype(jnp.int32)
         return codes.sum(axis=0, keepdims=True, dtype=jnp.int32)
 
     def total(partials: Sequence[Any]) -> np.ndarray:

@@ -68,6 +68,7 @@ class Result(TypedDict):
         wall_s: Seconds from start to end.
         programs: How often each program was compiled for it, once for each device.
         rejected: Number of rejected updates of the federated method, over all seeds.
+        epsilon: What all seeds together have spent of privacy; absent without a privacy budget.
         notices: Sentences about the run's summary; absent if there are none.
         unmerged: Seeds in which no update was ever merged; absent if there are none.
         ended: Seeds that ended before their last round, as `Ended` of `summary.json`; absent if there are none.
@@ -95,6 +96,7 @@ class Result(TypedDict):
     wall_s: NotRequired[float | None]
     programs: NotRequired[dict[str, int]]
     rejected: NotRequired[int]
+    epsilon: NotRequired[float]
     notices: NotRequired[list[str]]
     unmerged: NotRequired[list[int]]
     ended: NotRequired[list[int]]

@@ -80,6 +80,7 @@ def result_of(
         "spent_s": rounds * _round_s([record for rows in seeds for record in rows]),
         "compile_s": summary.get("compile_s"),
         "wall_s": summary.get("wall_s"),
+        **({"epsilon": summary["privacy"]["together"]} if "privacy" in summary else {}),
     }
     measures = summary.get("measures") or {}
     ends = {name: each["methods"]["federated"] for name, each in measures.items() if "federated" in each["methods"]}
@@ -214,8 +215,24 @@ MOST_NOTICES = 8
 
 
 def study_notices(study: Study) -> list[str]:
-    """Return the first notice of each setting that has any."""
+    """Return what the study costs in privacy, and the first notice of each setting that has any."""
     found = [(i, result["notices"]) for i, result in enumerate(study["settings"], 1) if result.get("notices")]
     lines = [f"setting {i}: {said[0]}" for i, said in found[:MOST_NOTICES]]
     more = len(found) - MOST_NOTICES
-    return [*lines, *([f"and {more:,} more settings with notices, see study.json"] if more > 0 else [])]
+    return [
+        *_spent_together(study),
+        *lines,
+        *([f"and {more:,} more settings with notices, see study.json"] if more > 0 else []),
+    ]
+
+
+def _spent_together(study: Study) -> list[str]:
+    """Return a sentence about the privacy budgets of several settings; none for one alone."""
+    each = [result["epsilon"] for result in study["settings"] if "epsilon" in result]
+    if len(each) < 2:
+        return []
+    return [
+        f"Each setting has a privacy budget of its own: {len(each)} have spent up to epsilon = {max(each):.4g} each. "
+        f"If their agents are the same, they add up, to {sum(each):.4g} at most and as many times delta, also where "
+        "only the best setting is used."
+    ]
