@@ -129,6 +129,12 @@ federation.agents = 4
 federation.schedule = {{ name = "fed_async", mixing = 0.6, concurrency = 3 }}
 {DEVICES}
 """,
+    # a wrapper that changes the reward
+    "penalty": f"""
+{CARTPOLE}
+learner = {{ name = "gradient_penalty", strength = 0.1, learner = {{ {A2C}, network = {SMALL} }} }}
+federation.agents = 4
+""",
     # a rule with a memory of each agent, agents in turn
     "apfl": f"""
 {CARTPOLE}

@@ -94,10 +94,15 @@ def test_a_scale_5_percent_off_is_found(factor):
 
 
 def test_one_key_of_local_steps_and_stages_is_found(monkeypatch):
+    def both(size):
+        # Local step 1, of 0 and 1, and the second stage would have the same key.
+        by_agents, _, local = drawn(noisy(size, noise_of_agents(), in_steps=True, local_steps=2))
+        return np.concatenate([by_agents[:, :1, :1] / SIGMA, local[:, :1] / 2**0.5], axis=-1)
+
+    check_calibrated(both(SERVED), 1.0)
     monkeypatch.setattr(agent_half, "IN_STEPS", agent_half.IN_STAGES)
-    by_agents, _, local = drawn(noisy(SERVED, noise_of_agents(), in_steps=True))
-    with pytest.raises(AssertionError):
-        check_calibrated(np.concatenate([by_agents[:, :1, :1] / SIGMA, local[:, :1]], axis=-1), 1.0)
+    with pytest.raises(AssertionError, match="goes together"):
+        check_calibrated(both(SERVED + 1), 1.0)  # another size, as programs are compiled once
 
 
 def mixed(amount):

@@ -23,14 +23,11 @@ def fleet_of(agents: int) -> Valley:
 
 @component("test double")
 def at_rest(size: int, noise: Noise | None = None) -> Learner:
-    """A learner that learns nothing: its loss is the ordinary noise that it drew, and `local_noise` the calibrated.
-
-    That of local step 1, since the noise of an agent is the second stage of `noisy`: keys mistaken would be equal.
-    """
+    """A learner that learns nothing: its loss is the ordinary noise that it drew, and `local_noise` the calibrated."""
 
     def learn(key, state, experience, context):
         del experience
-        noise = jnp.float32(0) if context.noise is None else jax.random.normal(jax.random.fold_in(context.noise, 1))
+        noise = jnp.float32(0) if context.noise is None else jax.random.normal(context.noise)
         return state, {"loss": jax.random.normal(key), "local_noise": noise}
 
     return Learner(
@@ -44,6 +41,8 @@ def at_rest(size: int, noise: Noise | None = None) -> Learner:
         samples=1,
         split_key=same_stream,
         noise=noise,
+        episodic=noise is not None,
+        clips_trajectories=None if noise is None else 1.0,  # it moves nothing
     )
 
 
@@ -75,10 +74,11 @@ def noise_of_the_server(sigma: float = SIGMA) -> Stage:
     )
 
 
-def noisy(size: int, *stages: Stage, in_steps: bool = False) -> Federation:
+def noisy(size: int, *stages: Stage, in_steps: bool = False, local_steps: int = 1) -> Federation:
     """Noise after a clip, by agents and by the server unless `stages` say otherwise, and in local steps if wanted."""
     learner = at_rest(size, Noise("a DpEvent", 1.0, "agent", "trajectory") if in_steps else None)
-    return federate(learner, mean("uniform"), clip(1.0), *(stages or (noise_of_agents(), noise_of_the_server())))
+    stages = stages or (noise_of_agents(), noise_of_the_server())
+    return federate(learner, mean("uniform"), clip(1.0), *stages, local_steps=local_steps)
 
 
 def of_agents(run_state: SimulationState, stage: int = 1) -> np.ndarray:
