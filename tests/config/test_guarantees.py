@@ -99,25 +99,18 @@ def test_a_cohort_of_fixed_size_is_priced_for_agents_that_are_replaced() -> None
     "selection",
     [None, {"name": "poisson", "rate": 0.5}, {"name": "uniform", "cohort": 3}, {"name": "round_robin", "cohort": 3}],
 )
-def test_noise_that_is_adapted_is_charged_like_noise_that_is_not(selection: dict[str, Any] | None) -> None:
+def test_noise_that_is_adapted_is_paid_by_participants_and_not_amplified(selection: dict[str, Any] | None) -> None:
     given = tables(mechanism={"name": "progress_gaussian", "clip": 0.5, "noise_multiplier": 8.0, "least": 2.0})
     if selection is not None:
         given["federation"]["selection"] = selection
     guarantee = build(load(given)).guarantee
     assert guarantee is not None
-    first, later = (guarantee.next_events([np.float32(z)]) for z in (8.0, 4.0))
-    assert first == guarantee.price.events
-    fixed = load(
-        given
-        | {
-            "federation": given["federation"]
-            | {
-                "privacy": given["federation"]["privacy"]
-                | {"mechanism": {"name": "central_gaussian", "clip": 0.5, "noise_multiplier": 4.0}, "epsilon": 1e3}
-            }
-        }
-    )
-    assert later == build(fixed).guarantee.price.events
+    assert guarantee.price.relation == "add-remove"
+    assert guarantee.price.participants == (selection is not None)
+    # What is charged has the relation that is claimed: a cohort of fixed size would claim that data are replaced.
+    for z in (8.0, 4.0):
+        assert guarantee.next_events([np.float32(z)]) == (KINDS.GaussianDpEvent(z),) * AGENTS
+    assert guarantee.price.events == guarantee.next_events([np.float32(8.0)])
 
 
 def test_a_drawn_cohort_may_not_be_merged_only_if_it_is_large_enough() -> None:

@@ -25,7 +25,6 @@ from fedrl.core.component import CATALOGUE, written
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Noise, Stage
-from fedrl.core.types import PyTree
 from fedrl.privacy.composition import quick_epsilon
 from fedrl.privacy.extra import accounting
 from fedrl.privacy.guarantee import CURIOUS, Guarantee
@@ -264,25 +263,9 @@ def _guarantee(section: PrivacyConfig, stage: Stage | Learner, at: int, price_of
         _argument(stage, "clip") or _argument(stage, "start_clip") or noise.clip,
         noise.at,
         section.trust,
-        _priced_now(stage, noise, price_of),
+        noise.now,
         section.reproducible,
     )
-
-
-def _priced_now(stage: Stage | Learner, noise: Noise, price_of: Any) -> Callable[[PyTree], Any] | None:
-    """Return `server state -> event of the next round`, for noise that the server adapts; None for other noise.
-
-    What is charged depends on the selection, too: in a cohort of fixed size, the data of an agent are replaced, which
-    moves a sum by twice the clip.
-    """
-    now = noise.now
-    if now is None:
-        return None
-
-    def priced(server_state: PyTree) -> Any:
-        return price_of(replace(stage, noise=noise._replace(event=now(server_state)))).events[0]
-
-    return priced
 
 
 def _name(stage: Stage | Learner) -> str:

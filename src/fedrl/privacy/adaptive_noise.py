@@ -39,8 +39,9 @@ def progress_gaussian(
     r estimates the squared norm of the updates in units of that of the noise, from the released x alone, within about
     sqrt(2 / d) in d dimensions. Lee & Kifer spend part of the budget on the same decision.
 
-    A budget with a filter ends the run (`fedrl.privacy.ledger`): for Gaussian mechanisms of everybody, whose sum of
-    1 / z^2 is bounded in advance (Smith & Thakurta, 2022, https://arxiv.org/abs/2210.17520), else a Renyi filter.
+    A budget with a filter ends the run (`fedrl.privacy.ledger`): for Gaussian mechanisms, the sum of 1 / z^2 is bounded
+    in advance (Smith & Thakurta, 2022, https://arxiv.org/abs/2210.17520). Agents pay for the rounds in which they take
+    part, and that a cohort is drawn at random makes none of them cheaper.
 
     Args:
         clip: C, in units of the parameters.

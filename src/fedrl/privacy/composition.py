@@ -5,7 +5,7 @@
 | Gaussian, of everybody | closed form: mu^2 = sum 1 / z^2; it holds for an adaptive choice of z, too |
 | Laplace, delta = 0 | sum of 1 / b; of agents sampled at rate q, of log(1 + q (exp(1 / b) - 1)) |
 | sampled, all announced in advance | PLD: numerical composition of privacy loss distributions |
-| sampled, where a later one depends on outputs, or of fixed size | RDP: Renyi differential privacy, a filter |
+| of fixed size, all announced in advance | RDP: Renyi differential privacy |
 
 Balle & Wang (2018), https://arxiv.org/abs/1805.06530; Mironov (2017), https://arxiv.org/abs/1702.07476; adaptive
 choices: Lecuyer (2021), https://arxiv.org/abs/2103.01379, Smith & Thakurta (2022), https://arxiv.org/abs/2210.17520.

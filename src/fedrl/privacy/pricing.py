@@ -6,6 +6,7 @@
 | central | `poisson(q)` | everybody | Poisson-sampled at rate q: who takes part is secret, so all are charged less |
 | central, Gaussian | `uniform(m)` | everybody | sampled without replacement; another agent's data replace one's own |
 | central | any other | participants | that of the noise: a schedule that is known amplifies nothing |
+| central, adapted to results | any | participants | that of the noise: the filter for Gaussian noise needs it bare |
 | local | any | participants | that of the noise: the server knows who sends |
 | central, correlated | agents a known time apart | everybody | that of the noise, once for all rounds that it covers |
 | of a trajectory | any | once in a run | that of the noise: an episode is learned from in one round only |
@@ -111,6 +112,10 @@ def round_price(
 def _of_cohorts(noise: Noise, events: tuple[Any, ...], selection: Selection, groups: Sequence[int]) -> Price:
     """Return the price of noise at the server for a selection."""
     kinds, rate, size = accounting(), selection.sampling, selection.fixed_size
+    if noise.now is not None:
+        # Sums of 1 / z^2 are a filter for noise that is chosen from results. For sampled noise there is one for a
+        # single Renyi order that is fixed in advance, not for the best of many.
+        return Price(events, noise.relation, "agent", participants=True)
     if rate is not None:
         sampled = {event: kinds.PoissonSampledDpEvent(rate, event) for event in set(events)}
         return Price(tuple(sampled[event] for event in events), noise.relation, "agent")
