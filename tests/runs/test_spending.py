@@ -137,6 +137,22 @@ def test_those_who_take_no_part_get_their_charge_back_and_only_on_file_after_the
     assert (killed.ledger.spent() > 0.0).all()
 
 
+def test_an_agent_that_has_two_jobs_in_a_round_pays_twice(file: ChargeFile) -> None:
+    account, rounds = Account(guarantee(participants=True), 0, file), Rounds(file.path)
+
+    def one_round(state: Any, without: np.ndarray) -> tuple[Any, Any]:
+        state, seen = rounds.round(state, without)
+        state.engine_state.board.turns[1] += 1
+        return state, seen
+
+    account.round(one_round, rounds.state(), 1)
+    counts = [sum(each.values()) for each in account.ledger.releases()]
+    assert counts == [1, 2, 1]
+    again = ChargeFile(file.path)
+    resumed = Spending(guarantee(participants=True), again, again.read(AGENTS)[1]).account(0)
+    assert [sum(each.values()) for each in resumed.ledger.releases()] == counts
+
+
 def test_adapted_noise_is_charged_as_the_state_of_the_server_says(file: ChargeFile) -> None:
     def now(state: Any) -> Any:
         return GAUSSIAN(4.0 * float(state))

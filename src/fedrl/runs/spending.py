@@ -101,11 +101,21 @@ class Account:
         turns = _turns(run_state).copy()
         run_state, seen = one_round(run_state, without=np.flatnonzero(~who))
         if self.guarantee.price.participants:
-            took = who & (_turns(run_state) > turns)
-            back = self.ledger.settle(who, took, events)
+            jobs = _turns(run_state) - turns
+            back = self.ledger.settle(who, who & (jobs > 0), events)
             if back.any():
-                self._file.settle(self.seed, self.charges, took)
+                self._file.settle(self.seed, self.charges, who & (jobs > 0))
+            self._charge_repeated(jobs, number, events, event)
         return run_state, seen
+
+    def _charge_repeated(self, jobs: np.ndarray, number: int, events: Any, event: dict[str, Any] | None) -> None:
+        """Charge agents for every job of a round after their first one: each may have sent an update with noise."""
+        # A round begins anew if no job of it is left, as when all updates were unreadable.
+        for times in range(2, int(jobs.max(initial=0)) + 1):
+            again = jobs >= times
+            self.charges += 1
+            self.ledger.add(again, events)
+            self._file.charge(Charge(self.seed, self.charges, number, again, event))
 
     def noted(self, record: RoundRecord, run_state: SimulationState) -> RoundRecord:
         """Return the record of a round with what it has spent."""
