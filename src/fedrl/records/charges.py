@@ -58,7 +58,7 @@ class ChargeFile:
 
     Args:
         path: The file.
-        durable: Whether a charge is on the disk when `charge` returns; else it is with the operating system, so a
+        durably: Whether a charge is on the disk when `charge` returns; else it is with the operating system, so a
             process that is killed loses nothing, and a power failure may.
     """
 
