@@ -6,7 +6,7 @@ Config --build--> Experiment(environment, learner, federation, fleet, methods) -
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.reports import DURATION
+from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation
 from fedrl.engines.executors.placement import Placement
 from fedrl.engines.upload_bids import check_budget
@@ -83,7 +84,7 @@ def _built(config: Config) -> Experiment:
         reports=requested_reports(selection, steps_rule, upload_budget),
         parts=parts_of(chosen.parts),
         down_stages=tuple(down_stages),
-        summation=_summation(chosen),
+        summation=_summation(chosen, private.stages),
     )
     key = stream_key(keys_of(config.fleet_seed), Stream.FLEET)
     try:
@@ -175,14 +176,17 @@ def _filled(
     )
 
 
-def _summation(chosen: FederationConfig) -> Summation | None:
+def _summation(chosen: FederationConfig, stages: Sequence[Stage]) -> Summation | None:
     """Return the summation; None for the default one."""
     given = chosen.summation
     if given is None:
         return None
     table = {"name": given} if isinstance(given, str) else given
     if isinstance(table, Mapping) and table.get("name") == "ring_sum":
-        table = {"agents": chosen.agents, **table}  # at most all agents are in one sum
+        grids = [stage.noise.grid for stage in stages if stage.noise is not None and stage.noise.grid is not None]
+        # What agents add on a grid says how large its entries are, and of how many a sum may be opened.
+        follows = {"largest": grids[0].largest(), "minimum": max(grids[0].least, 2)} if grids else {}
+        table = {"agents": chosen.agents, **follows, **table}  # at most all agents are in one sum
     return catalogue.build("summation", table, "federation.summation")
 
 

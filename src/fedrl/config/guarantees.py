@@ -98,8 +98,7 @@ def private_stages(
     elif section.mechanism is None:
         found = Private(tuple(stages), None, _guarantee(section, stages[noisy[0]], noisy[0], price_of))
     else:
-        apart = 1 if selection is None else selection.separation
-        mechanism = Mechanism(section, learner, _expected(selection, chosen.agents, group), rounds, apart)
+        mechanism = Mechanism(section, learner, rounds, _following(chosen, selection))
         stage = mechanism.stage(chosen.agents, price_of)
         at = _place(stages, stage)
         whole = (*stages[:at], stage, *stages[at:])
@@ -114,15 +113,14 @@ class Mechanism:
     Args:
         section: The section of the budget.
         learner: The learner of every agent.
-        expected: The number of agents expected in a round.
         rounds: The number of rounds.
-        apart: The least number of rounds from one selection of an agent to its next one.
+        follows: Arguments that follow from other sections, where the mechanism has them.
 
     Raises:
         ConfigError: It is no table of a stage that adds noise.
     """
 
-    def __init__(self, section: PrivacyConfig, learner: Learner, expected: float, rounds: int, apart: int) -> None:
+    def __init__(self, section: PrivacyConfig, learner: Learner, rounds: int, follows: Table) -> None:
         given = section.mechanism
         table: Table = {"name": given} if isinstance(given, str) else dict(given or {})
         parameters = _parameters(table)
@@ -132,7 +130,7 @@ class Mechanism:
                 "such as central_gaussian or local_gaussian."
             )
         known = parameters or {}
-        follows: Table = {"expected": expected, "rounds": rounds, "separation": apart}
+        follows = {**follows, "rounds": rounds}
         table = {**{name: value for name, value in follows.items() if name in known}, **table}
         if section.unit == "trajectory" and "clip" in known and learner.clips_trajectories is not None:
             table.setdefault("clip", float(learner.clips_trajectories))
@@ -265,6 +263,7 @@ def _guarantee(section: PrivacyConfig, stage: Stage | Learner, at: int, price_of
         section.trust,
         noise.now,
         section.reproducible,
+        None if noise.grid is None else noise.grid.least,
     )
 
 
@@ -353,6 +352,17 @@ def _check_affordable(found: Private, rounds: int) -> None:
         f"enough {few} of {guarantee.mechanism}. Plan fewer rounds, or begin a new run with a larger epsilon or "
         f"{'without' if found.added is not None else 'a larger'} {noise}."
     )
+
+
+def _following(chosen: FederationConfig, selection: Selection | None) -> Table:
+    """Return the arguments of a mechanism that follow from the selection and the summation."""
+    expected = _expected(selection, chosen.agents, groups_of(chosen))
+    found: Table = {"expected": expected, "separation": 1 if selection is None else selection.separation}
+    given = chosen.summation.get("minimum") if isinstance(chosen.summation, Mapping) else None
+    # Of a cohort whose size is drawn, nobody knows the fewest agents that come.
+    if given is not None or selection is None or selection.sampling is None:
+        found["least"] = int(expected) if given is None else given
+    return found
 
 
 def _expected(selection: Selection | None, agents: int, group: np.ndarray | None) -> float:

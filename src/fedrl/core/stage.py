@@ -32,6 +32,20 @@ def keep_update(key: Key, server_state: PyTree, update: Update) -> tuple[Update,
     return update, server_state
 
 
+class GridNoise(NamedTuple):
+    """Where the noise of several agents counts together, in a sum of whole numbers that hides its terms.
+
+    Attributes:
+        unit: All entries of an update are whole multiples of this power of two, in units of the parameters.
+        largest: `() -> ` a number above the magnitude of every entry.
+        least: The fewest agents in a sum whose noise the event counts on.
+    """
+
+    unit: float
+    largest: Callable[[], float]
+    least: int
+
+
 class Noise(NamedTuple):
     """The calibrated noise that a stage adds in every round, with the privacy unit that it protects.
 
@@ -51,6 +65,8 @@ class Noise(NamedTuple):
             on it.
         now: `server_state -> event` of the next round, for noise that the server adapts to what it has released; None
             if `event` is that of every round.
+        grid: For noise "at" agents of which each adds a share: what their sum has to be. None: each adds the whole
+            noise.
     """
 
     event: Any
@@ -62,6 +78,7 @@ class Noise(NamedTuple):
     now: Callable[[PyTree], Any] | None = None
     rounds: int = 1
     separation: int = 1
+    grid: GridNoise | None = None
 
 
 class Secret(NamedTuple):

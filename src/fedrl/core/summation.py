@@ -33,6 +33,7 @@ class Summation:
         opens: What the server can read: "each" term, or the "sum" alone.
         rows: The most rows of one call of `quantize`; 1 where `total` needs the integers of each agent by itself.
         minimum: The fewest updates of which a sum is opened; a round with fewer is left out.
+        unit: The step of the grid to which terms are rounded, a power of two; None: they are not rounded to one.
         call: The constructor call that made the summation.
     """
 
@@ -43,6 +44,7 @@ class Summation:
     opens: str = "each"
     rows: int = exact.LANES
     minimum: int = 1
+    unit: float | None = None
     call: Call | None = None
 
 

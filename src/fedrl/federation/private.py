@@ -69,6 +69,7 @@ def check_private(
     for at, stage in enumerate(stages):
         if stage.noise is not None:
             _check_noise(learner, aggregator, stages, payload, at, hiding is not None)
+            _check_grid(stages, at, hiding)
     _check_size(learner, stages, private[0], hiding is not None)
 
 
@@ -146,6 +147,45 @@ def _check_noise(
         raise UnsoundError(
             f"{stage!r} needs a bound on how far one agent moves the result, and for {aggregator!r} none is known."
             f"{capped} {UNIFORM}",
+            reason=UNBOUNDED,
+        )
+
+
+def _check_grid(stages: Sequence[Stage], at: int, hiding: Summation | None) -> None:
+    """Refuse shares of noise where the sum of enough of them, on their grid, is not all that can be read."""
+    stage, noise = stages[at], stages[at].noise
+    if noise is None or noise.grid is None:
+        return
+    grid = noise.grid
+    if hiding is None:
+        raise UnsoundError(
+            f"{stage!r} adds a share of the noise to each update, which is too little for whoever reads a single one, "
+            f"and no summation hides them. Use summation = ring_sum(minimum={max(grid.least, 2)}), or local_gaussian.",
+            reason="hidden",
+        )
+    if hiding.minimum < grid.least:
+        raise UnsoundError(
+            f"{stage!r} counts on the noise of {grid.least} agents, and {hiding!r} opens the sum of {hiding.minimum}. "
+            f"Set the minimum of the summation to {grid.least} or more, or least to {hiding.minimum} or fewer.",
+            reason=UNBOUNDED,
+        )
+    if hiding.unit is None or hiding.unit > grid.unit:
+        step = "no grid that it names" if hiding.unit is None else f"a grid with the step {hiding.unit:g}"
+        raise UnsoundError(
+            f"{stage!r} adds whole multiples of {grid.unit:g}, and {hiding!r} has {step}, so it would round them, and "
+            "the price is that of whole numbers. Use a ring_sum of fewer agents or with a smaller largest.",
+            reason=UNBOUNDED,
+        )
+    if hiding.limit < grid.largest():
+        raise UnsoundError(
+            f"{stage!r} makes entries of up to {grid.largest():g}, noise included, and {hiding!r} adds smaller ones "
+            f"only. Set largest to {grid.largest():g} or more.",
+            reason=UNBOUNDED,
+        )
+    if at != len(stages) - 1:
+        raise UnsoundError(
+            f"{stages[at + 1]!r} comes after {stage!r}, whose noise is a share of that of the sum and on its grid. Put "
+            f"{stages[at + 1]!r} before it.",
             reason=UNBOUNDED,
         )
 

@@ -6,6 +6,7 @@
 | Laplace, delta = 0 | sum of 1 / b; of agents sampled at rate q, of log(1 + q (exp(1 / b) - 1)) |
 | sampled, all announced in advance | PLD: numerical composition of privacy loss distributions |
 | of fixed size, all announced in advance | RDP: Renyi differential privacy |
+| Skellam, all announced in advance | RDP |
 
 Balle & Wang (2018), https://arxiv.org/abs/1805.06530; Mironov (2017), https://arxiv.org/abs/1702.07476; adaptive
 choices: Lecuyer (2021), https://arxiv.org/abs/2103.01379, Smith & Thakurta (2022), https://arxiv.org/abs/2210.17520.
@@ -21,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fedrl.privacy.extra import accounting
+from fedrl.privacy.skellam import is_skellam, renyi_of_skellam
 
 Relation = Literal["add-remove", "replace-one"]
 Composition = Mapping[Any, int]
@@ -110,7 +112,9 @@ def renyi_orders() -> np.ndarray:
 def renyi(event: Any, relation: Relation) -> np.ndarray:
     """Return the Renyi divergence of one release at each order; read-only."""
     accountant = accounting().rdp.RdpAccountant(renyi_orders(), _dp_relation(relation))
-    if accountant.supports(event):
+    if is_skellam(event):
+        found = renyi_of_skellam(event, renyi_orders())
+    elif accountant.supports(event):
         accountant.compose(event)
         found = np.array(accountant._rdp)
     else:

@@ -9,8 +9,11 @@ from typing import Any
 
 from fedrl.core.errors import ConfigError
 from fedrl.privacy.extra import accounting
+from fedrl.privacy.skellam import skellam_event
 
 KIND, ENDING = "kind", "DpEvent"
+OWN = {"SkellamDpEvent": skellam_event}
+"""Events that `dp_accounting` does not have."""
 
 
 def table_of_event(event: Any) -> dict[str, Any]:
@@ -30,7 +33,7 @@ def event_of_table(table: dict[str, Any]) -> Any:
         ConfigError: There is no such event, or it takes other values.
     """
     kind = str(table.get(KIND))
-    made = getattr(accounting(), kind, None) if kind.endswith(ENDING) else None
+    made = OWN.get(kind) or (getattr(accounting(), kind, None) if kind.endswith(ENDING) else None)
     try:
         return made(**{name: _event(value) for name, value in table.items() if name != KIND})  # type: ignore[misc]
     except (TypeError, ValueError) as fault:

@@ -33,6 +33,8 @@ class Guarantee(NamedTuple):
         now: `server state of the stage -> event` of the next round, priced as those of `price`, for noise that the
             server adapts; else None.
         reproducible: Whether the noise follows from the seed.
+        least: The fewest agents in a sum whose noise counts together; None where each agent, or the server, adds the
+            whole noise.
     """
 
     budget: Budget
@@ -45,6 +47,7 @@ class Guarantee(NamedTuple):
     trust: str
     now: Callable[[PyTree], Any] | None = None
     reproducible: bool = False
+    least: int | None = None
 
     @property
     def agents(self) -> int:
@@ -117,6 +120,12 @@ class Guarantee(NamedTuple):
             found.append(
                 "The coordinator is trusted: it sees the update of every agent without noise, and adds the noise "
                 "honestly."
+            )
+        elif self.least is not None:
+            found.append("The coordinator keeps to the protocol of the secure sum, and reads nothing but sums.")
+            found.append(
+                f"In every sum, {self.least} agents or more clip their updates, add their share of the noise, and tell "
+                "nobody what they added."
             )
         else:
             found.append("Nobody but the agent itself is trusted: it clips its update and adds the noise.")

@@ -174,7 +174,7 @@ def _central(
     unit: Unit,
 ) -> Stage:
     # Indices of a sparse update are no numbers to clip; the noise is added to what the server decodes.
-    clip_to, bound = _clip(kind, clip, clipping, unit, PLACES), _largest(clip)
+    clip_to, bound = _clip(kind, clip, clipping, unit, PLACES), largest_clip(clip)
 
     def encode(
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
@@ -194,7 +194,7 @@ def _central(
 
 
 def _local(kind: NoiseKind, clip: float | tuple[float, ...], multiplier: float, clipping: str, unit: Unit) -> Stage:
-    clip_to, bound = _clip(kind, clip, clipping, unit, ()), _largest(clip)
+    clip_to, bound = _clip(kind, clip, clipping, unit, ()), largest_clip(clip)
 
     def encode(
         key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
@@ -216,7 +216,8 @@ def _each(kind: NoiseKind, multiplier: float, clip: float | tuple[float, ...]) -
     return tuple(kind.event(multiplier * max(clip) / own) for own in clip) if isinstance(clip, tuple) else ()
 
 
-def _largest(clip: float | tuple[float, ...]) -> float:
+def largest_clip(clip: float | tuple[float, ...]) -> float:
+    """Return the clip for which noise is calibrated."""
     return max(clip) if isinstance(clip, tuple) else clip
 
 

@@ -8,6 +8,7 @@
 | central | any other | participants | that of the noise: a schedule that is known amplifies nothing |
 | central, adapted to results | any | participants | that of the noise: the filter for Gaussian noise needs it bare |
 | local | any | participants | that of the noise: the server knows who sends |
+| distributed | any | participants | that of the noise of the fewest agents in a sum: the server knows who sends |
 | central, correlated | agents a known time apart | everybody | that of the noise, once for all rounds that it covers |
 | of a trajectory | any | once in a run | that of the noise: an episode is learned from in one round only |
 
@@ -185,4 +186,6 @@ def _weaker(event: Any, times: float) -> Any:
     kinds = accounting()
     if isinstance(event, kinds.SelfComposedDpEvent):
         return kinds.SelfComposedDpEvent(_weaker(event.event, times), event.count)
-    return type(event)(event.noise_multiplier / times)
+    import attrs  # of the same extra
+
+    return attrs.evolve(event, noise_multiplier=event.noise_multiplier / times)

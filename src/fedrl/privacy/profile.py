@@ -79,4 +79,6 @@ def scaled(event: Any, factor: float) -> Any:
         return kinds.SampledWithoutReplacementDpEvent(
             event.source_dataset_size, event.sample_size, scaled(event.event, factor)
         )
-    return type(event)(event.noise_multiplier * factor)
+    import attrs  # of the same extra
+
+    return attrs.evolve(event, noise_multiplier=event.noise_multiplier * factor)

@@ -92,7 +92,7 @@ def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str
 
     weight_limit = 2.0**BITS / (agents << WEIGHT_BITS)
     rows = exact.LANES if protocol == "none" else 1
-    return Summation(quantize, total, largest, weight_limit, opens="sum", rows=rows, minimum=minimum)
+    return Summation(quantize, total, largest, weight_limit, opens="sum", rows=rows, minimum=minimum, unit=unit)
 
 
 def added(partials: Sequence[Any]) -> np.ndarray:

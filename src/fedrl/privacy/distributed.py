@@ -1,0 +1,154 @@
+"""Noise that many agents add together, inside a sum that hides its terms: nobody is trusted with an update.
+
+    agent:   clip to C --round to whole units--> r_k + Sk((z S)^2 / m)          S = C / unit
+    sum:     r_1 + ... + r_n + Sk(n (z S)^2 / m)                                n >= m, else it is not opened
+
+A single message has a share of the noise only, so this is refused wherever anybody can read one. All entries are whole
+multiples of a unit on the grid of the sum: what the sum opens is exactly the integers for which the price holds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.component import component
+from fedrl.core.errors import ConfigError
+from fedrl.core.ranges import Count, Positive
+from fedrl.core.stage import GridNoise, Noise, Stage
+from fedrl.core.types import Key, PyTree, Update, UpdateContext
+from fedrl.privacy.mechanisms import largest_clip
+from fedrl.privacy.skellam import reach, skellam, skellam_event
+from fedrl.stages.clip import clipped, norm_of
+from fedrl.stages.leaves import check_not_encoded
+
+DEVIATION = 2048.0
+"""The largest standard deviation of an agent's noise in units: its distribution is a table of 23 times as many rows."""
+LARGEST_NORM = 2.0**20
+"""The largest S, so that float32 holds all whole numbers that occur."""
+CHANCE = 1e-4
+"""The probability with which rounding at random may enlarge an update beyond S; it is then rounded towards zero."""
+LEAST_SHARE = 0.5
+"""The share of C that has to remain when room is left for rounding."""
+BLOCK, BLOCK_ERROR = 64, 2.0**-15
+"""How many squares are added at a time; with that the relative error of a sum of 64^4 of them is below 2^-16."""
+
+
+@component("stage", reference="Agarwal, Kairouz & Liu (2021), https://arxiv.org/abs/2110.04995")
+def distributed_skellam(clip: Positive | tuple[Positive, ...], noise_multiplier: Positive, least: Count) -> Stage:
+    """Clip each update, round it to whole units, and add a share of integer noise, inside a sum that hides its terms.
+
+        x_k <- u (round(x_k min(1, C' / ||x_k||_2) / u) + e_k),    e_k ~ Sk((z C / u)^2 / m)
+
+    The noise of m agents together is Sk((z C / u)^2): with z^2 C^2 its variance is that of `central_gaussian`. The sum of
+    fewer agents is not opened; that of more has more noise.
+
+    u is the power of two for which the deviation of e_k is between 1,024 and 2,048 units. Rounding is at random and
+    unbiased; C' is so far below C that it enlarges an update beyond C with a probability of 1e-4 at most, and then the
+    update is rounded towards zero instead. So no update is longer than C.
+
+    The unit of privacy is an agent with all its data, of which the neighbouring dataset has none: its update is zero,
+    and its noise is in the sum all the same, as everybody knows who takes part.
+
+    Args:
+        clip: C, in units of the parameters; or one C_k per agent, for agents with a stronger guarantee than z gives:
+            the noise is that of the largest one.
+        noise_multiplier: z, the standard deviation of the noise of m agents together in units of the (largest) C.
+        least: m, the fewest agents in a sum whose noise nobody knows; the summation has at least this `minimum`.
+
+    Raises:
+        ConfigError: An argument is out of range, or dp_accounting is not installed.
+
+    >>> distributed_skellam(clip=1.0, noise_multiplier=2.0, least=100).noise.grid.unit
+    0.0001220703125
+    """
+    bound = largest_clip(clip)
+    deviation = noise_multiplier * bound / math.sqrt(least)
+    unit = 2.0 ** math.ceil(math.log2(max(deviation / DEVIATION, bound / LARGEST_NORM)))
+    variance = (deviation / unit) ** 2
+
+    def encode(
+        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
+    ) -> tuple[Update, PyTree]:
+        del server_state
+        check_not_encoded(update.value, "distributed_skellam()")
+        sizes = np.asarray(clip if isinstance(clip, tuple) else (clip,)) / unit
+        kept = _room(sizes, update.value, noise_multiplier)
+        own = context.agent if isinstance(clip, tuple) else 0
+        rounding, noise = (jax.random.fold_in(key, i) for i in range(2))
+        value = clipped(update.value, jnp.asarray(kept * unit, jnp.float32)[own], norm_of)
+        whole = rounded(rounding, jax.tree.map(lambda x: x / unit, value), jnp.asarray(sizes, jnp.float32)[own])
+        return update._replace(value=jax.tree.map(lambda x: x * unit, with_skellam(noise, whole, variance))), agent_state
+
+    def event(own: float) -> object:
+        return skellam_event(noise_multiplier * bound / own, own / unit)
+
+    each = tuple(event(own) for own in clip) if isinstance(clip, tuple) else ()
+    # Computed when it is needed: a calibration makes many stages, and their tables take a tenth of a second.
+    grid = GridNoise(unit, lambda: unit * (math.ceil(bound / unit) + reach(variance) + 1), least)
+    noise = Noise(event(bound), bound, "agent", each=each, grid=grid)
+    return Stage(encode, noise=noise, clips=bound)
+
+
+def with_skellam(key: Key, whole: PyTree, variance: float) -> PyTree:
+    """Return whole numbers with independent Skellam noise added to each."""
+    leaves, tree = jax.tree.flatten(whole)
+    # As in `draws.with_noise`: by position, so that no two arrays of one shape have the same noise.
+    noisy = [x + skellam(jax.random.fold_in(key, i), x.shape, variance) for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def rounded(key: Key, value: PyTree, size: jax.Array | float) -> PyTree:
+    """Return whole numbers of at most the L2 norm `size`, rounded at random without bias as far as that allows.
+
+    Args:
+        key: A key of its own.
+        value: Arrays of real numbers, in units of the grid.
+        size: S.
+    """
+    leaves, tree = jax.tree.flatten(value)
+    at_random = [
+        jnp.floor(x + jax.random.uniform(jax.random.fold_in(key, i), x.shape)) for i, x in enumerate(leaves)
+    ]
+    towards_zero = [jnp.trunc(x) for x in leaves]
+    # Whatever rounding errors a clip has made, what is returned has the norm: the last resort is zero, or NaN of NaN.
+    nothing = [x * 0.0 for x in leaves]
+    chosen = _first_within(size, at_random, _first_within(size, towards_zero, nothing))
+    return jax.tree.unflatten(tree, chosen)
+
+
+def _first_within(size: jax.Array | float, one: list[jax.Array], other: list[jax.Array]) -> list[jax.Array]:
+    fits = squared(one) <= jnp.square(jnp.float32(size)) * (1.0 - BLOCK_ERROR)
+    return [jnp.where(fits, x, y) for x, y in zip(one, other, strict=True)]
+
+
+def squared(leaves: list[jax.Array]) -> jax.Array:
+    """Return the sum of squares of all entries, to a relative error of at most 2^-16 for up to 64^4 of them."""
+    squares = jnp.concatenate([jnp.square(x).reshape(-1) for x in leaves]) if leaves else jnp.zeros(1)
+    while squares.size > 1:
+        # One after the other, many terms would lose what is added last.
+        squares = jnp.pad(squares, (0, -squares.size % BLOCK)).reshape(-1, BLOCK).sum(1)
+    return squares.reshape(-1).sum()
+
+
+def _room(sizes: np.ndarray, value: PyTree, noise_multiplier: float) -> np.ndarray:
+    """Return the norm to which updates are clipped, in units, so that rounding at random seldom enlarges them beyond S.
+
+    Kairouz, Liu & Steinke (2021), https://arxiv.org/abs/2102.06387, proposition 22: with probability 1 - b the square
+    of the norm of r = round(x) is at most ||x||^2 + d / 4 + sqrt(2 log(1 / b)) (||x|| + sqrt(d) / 2).
+    """
+    entries = sum(leaf.size for leaf in jax.tree.leaves(value))
+    spread = math.sqrt(2.0 * math.log(1.0 / CHANCE))
+    rest = np.square(sizes) * (1.0 - 2.0 * BLOCK_ERROR) - entries / 4.0 - spread * (sizes + math.sqrt(entries) / 2.0)
+    kept = np.sqrt(np.maximum(rest, 0.0))
+    if (kept < LEAST_SHARE * sizes).any():
+        raise ConfigError(
+            f"noise_multiplier is {noise_multiplier:g}, and the clip is {float(sizes.min()):.3g} units of a grid that is "
+            f"fine enough for this noise, while rounding {entries} numbers moves an update by about "
+            f"{math.sqrt(entries) / 2.0:.3g}. Send fewer numbers, let more agents add the noise (least), or use a "
+            "larger epsilon."
+        )
+    return kept
