@@ -70,7 +70,8 @@ class AuditedMechanism(NamedTuple):
 
     def takes_part(self, factor: float) -> bool:
         """Return whether the canary is there at all in the dataset with this factor."""
-        return factor != 0.0 or self.noise.unit == "trajectory"
+        # Noise that agents add together is in the sum whoever of them has data.
+        return factor != 0.0 or self.noise.unit == "trajectory" or self.noise.grid is not None
 
     @property
     def sampling(self) -> float:
@@ -133,6 +134,12 @@ def _check_driven(federation: Federation, scheduler: Scheduler, topology: Any) -
         raise ConfigError(
             f"{scheduler.schedule!r} or an upload budget decides which updates are in a release. An audit drives "
             "rounds of all selected agents. Use synchronous()."
+        )
+    summation = federation.summation
+    if summation.opens == "sum" and summation.rows == 1:
+        raise ConfigError(
+            f"The summation is {summation!r}, which carries out a protocol for every sum. An audit drives thousands of "
+            "sums and needs their numbers alone, which are the same. Use protocol = 'none'."
         )
     if federation.parts:
         raise ConfigError(

@@ -6,7 +6,8 @@
 
 These are the functions of an agent's half, a server's half and `fedrl.engines.aggregation`, with keys derived as in a
 run, whose noise root differs in each repetition. Only the training is left out: agents send the same update each time.
-The other agents send zeros, which moves no release; one of them is simulated.
+The other agents send zeros, which moves no release; one of them is simulated, or as many as the price counts on where
+agents add noise together.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from fedrl.core.keys import (
     turns_noise,
 )
 from fedrl.core.reports import nothing_measured
+from fedrl.core.summation import hidden
 from fedrl.core.types import PyTree
 from fedrl.engines.aggregation import BlockSums, commit_programs, partial_sums, weight_scale
 from fedrl.engines.messages import messages
@@ -75,11 +77,12 @@ class Directions(NamedTuple):
 
 
 class Driver:
-    """Releases of a mechanism, for a canary and one agent more."""
+    """Releases of a mechanism, for a canary and one agent more, or all with whom it adds noise."""
 
     def __init__(self, mechanism: AuditedMechanism) -> None:
         self.mechanism, self.federation = mechanism, mechanism.federation
-        others = [agent for agent in range(mechanism.agents) if agent != mechanism.canary][:1]
+        others = [agent for agent in range(mechanism.agents) if agent != mechanism.canary]
+        others = others[: 1 if mechanism.noise.grid is None else mechanism.noise.grid.least - 1]
         self.ids = np.array([mechanism.canary, *others])
         self.push = canary_update(mechanism)
         federation, keys = self.federation, keys_of(0)
@@ -106,6 +109,11 @@ class Driver:
     @property
     def by_agents(self) -> bool:
         """Whether agents add the noise, so that an attacker sees the canary's own message."""
+        return self.mechanism.noise.at == "agent" and self.mechanism.noise.grid is None
+
+    @property
+    def draws_on_agents(self) -> bool:
+        """Whether what agents draw reaches a release."""
         return self.mechanism.noise.at == "agent"
 
     def releases(self, world: World, keys: Sequence[Keys]) -> list[PyTree]:
@@ -124,7 +132,7 @@ class Driver:
             version, who = np.int32(number), here[:, number]
             states = (stage_states, memory) if self.remembers else (self.start.stage_states, self.agents.stage_states)
             # Without memory and noise, what agents send depends on nothing but who is there.
-            rows, of_row = (who, np.arange(runs)) if self.remembers or self.by_agents else _distinct(who)
+            rows, of_row = (who, np.arange(runs)) if self.remembers or self.draws_on_agents else _distinct(who)
             if not self.remembers:
                 states = _repeated(states, len(rows))
             decoded, after = self._sent(
@@ -250,9 +258,13 @@ class Driver:
         updates, federation = np.asarray(sums.updates), self.federation
         flat = np.empty((len(updates), self.size), np.float32)
         weight = np.empty(len(updates), np.float32)
-        # Runs are columns beside each other: a total is computed number by number.
-        totals = federation.summation.total([updates.transpose(1, 0, 2).reshape(updates.shape[1], -1)])
-        for run, each in enumerate(totals.reshape(len(updates), -1)):
+        total = federation.summation.total
+        if hidden(federation.summation) is None:
+            # Runs are columns beside each other: a total is computed number by number.
+            totals = total([updates.transpose(1, 0, 2).reshape(updates.shape[1], -1)]).reshape(len(updates), -1)
+        else:
+            totals = np.stack([total([each]) for each in updates])
+        for run, each in enumerate(totals):
             flat[run], units = exact.mean_of(each)
             weight[run] = units * weight_scale(federation)
         # A round of nobody is merged as if all agents had sent zero, so that noise does not tell it.
@@ -261,7 +273,7 @@ class Driver:
     def _agents_noise(self, keys: Sequence[Keys], rows: int, number: int) -> Any:
         versions, again = [number] * len(self.ids), [0] * len(self.ids)
         ids = self.ids.tolist()
-        if not self.by_agents:
+        if not self.draws_on_agents:
             # Nothing of what agents draw reaches a release, so their keys are those of the first repetition.
             own = _given(turns_noise(keys[0], ids, versions, again))
             return np.broadcast_to(own, (rows, *own.shape))

@@ -268,6 +268,14 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
             f"update is the sum. Select two or more, or leave {stage!r} out.",
             reason="hidden",
         )
+    drawn = scheduler.selection is not None and scheduler.selection.sampling is not None
+    cohort = agents if scheduler.selection is None or drawn else len(scheduler.first_cohort(agents))
+    if cohort < stage.minimum:
+        raise UnsoundError(
+            f"{stage!r} opens sums of {stage.minimum} updates or more, and at most {cohort} agents take part in a "
+            f"round, so that nothing would be learned. Set its minimum to {cohort} or fewer.",
+            reason="hidden",
+        )
     if topology is not None and _opens(topology) != "the sum":
         opened = (
             _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {_opens(topology)}."

@@ -14,6 +14,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float
 
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
@@ -78,10 +80,12 @@ def distributed_skellam(clip: Positive | tuple[Positive, ...], noise_multiplier:
         sizes = np.asarray(clip if isinstance(clip, tuple) else (clip,)) / unit
         kept = _room(sizes, update.value, noise_multiplier)
         own = context.agent if isinstance(clip, tuple) else 0
-        rounding, noise = (jax.random.fold_in(key, i) for i in range(2))
         value = clipped(update.value, jnp.asarray(kept * unit, jnp.float32)[own], norm_of)
-        whole = rounded(rounding, jax.tree.map(lambda x: x / unit, value), jnp.asarray(sizes, jnp.float32)[own])
-        return update._replace(value=jax.tree.map(lambda x: x * unit, with_skellam(noise, whole, variance))), agent_state
+        flat, unflatten = ravel_pytree(value)
+        rounding, noise = (jax.random.fold_in(key, i) for i in range(2))
+        whole = rounded(rounding, flat / unit, jnp.asarray(sizes, jnp.float32)[own])
+        sent = unit * (whole + skellam(noise, whole.shape, variance))
+        return update._replace(value=unflatten(sent)), agent_state
 
     def event(own: float) -> object:
         return skellam_event(noise_multiplier * bound / own, own / unit)
@@ -93,45 +97,31 @@ def distributed_skellam(clip: Positive | tuple[Positive, ...], noise_multiplier:
     return Stage(encode, noise=noise, clips=bound)
 
 
-def with_skellam(key: Key, whole: PyTree, variance: float) -> PyTree:
-    """Return whole numbers with independent Skellam noise added to each."""
-    leaves, tree = jax.tree.flatten(whole)
-    # As in `draws.with_noise`: by position, so that no two arrays of one shape have the same noise.
-    noisy = [x + skellam(jax.random.fold_in(key, i), x.shape, variance) for i, x in enumerate(leaves)]
-    return jax.tree.unflatten(tree, noisy)
-
-
-def rounded(key: Key, value: PyTree, size: jax.Array | float) -> PyTree:
+def rounded(key: Key, value: Float[Array, " entries"], size: jax.Array | float) -> Float[Array, " entries"]:
     """Return whole numbers of at most the L2 norm `size`, rounded at random without bias as far as that allows.
 
     Args:
         key: A key of its own.
-        value: Arrays of real numbers, in units of the grid.
+        value: Real numbers, in units of the grid.
         size: S.
     """
-    leaves, tree = jax.tree.flatten(value)
-    at_random = [
-        jnp.floor(x + jax.random.uniform(jax.random.fold_in(key, i), x.shape)) for i, x in enumerate(leaves)
-    ]
-    towards_zero = [jnp.trunc(x) for x in leaves]
+    at_random = jnp.floor(value + jax.random.uniform(key, value.shape))
     # Whatever rounding errors a clip has made, what is returned has the norm: the last resort is zero, or NaN of NaN.
-    nothing = [x * 0.0 for x in leaves]
-    chosen = _first_within(size, at_random, _first_within(size, towards_zero, nothing))
-    return jax.tree.unflatten(tree, chosen)
+    return _first_within(size, at_random, _first_within(size, jnp.trunc(value), value * 0.0))
 
 
-def _first_within(size: jax.Array | float, one: list[jax.Array], other: list[jax.Array]) -> list[jax.Array]:
+def _first_within(size: jax.Array | float, one: Array, other: Array) -> Array:
     fits = squared(one) <= jnp.square(jnp.float32(size)) * (1.0 - BLOCK_ERROR)
-    return [jnp.where(fits, x, y) for x, y in zip(one, other, strict=True)]
+    return jnp.where(fits, one, other)
 
 
-def squared(leaves: list[jax.Array]) -> jax.Array:
-    """Return the sum of squares of all entries, to a relative error of at most 2^-16 for up to 64^4 of them."""
-    squares = jnp.concatenate([jnp.square(x).reshape(-1) for x in leaves]) if leaves else jnp.zeros(1)
+def squared(value: Float[Array, " entries"]) -> Float[Array, ""]:
+    """Return the sum of squares, to a relative error of at most 2^-16 for up to 64^4 entries."""
+    squares = jnp.square(value)
     while squares.size > 1:
         # One after the other, many terms would lose what is added last.
         squares = jnp.pad(squares, (0, -squares.size % BLOCK)).reshape(-1, BLOCK).sum(1)
-    return squares.reshape(-1).sum()
+    return squares.sum()
 
 
 def _room(sizes: np.ndarray, value: PyTree, noise_multiplier: float) -> np.ndarray:

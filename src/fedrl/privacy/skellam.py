@@ -73,7 +73,7 @@ def reach(variance: float) -> int:
     """Return the largest magnitude of a draw.
 
     >>> reach(1e4)
-    1134
+    1125
     """
     return -thresholds(variance)[1]
 
@@ -87,7 +87,7 @@ def skellam(key: Key, shape: tuple[int, ...], variance: float) -> Float[Array, "
     table, lowest = thresholds(variance)
     rows, drawn = jnp.asarray(table), jax.random.bits(key, (*shape, WORDS), jnp.uint32)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) // 2
         reached = _at_most(rows[jnp.minimum(middle, len(table) - 1)], drawn) & (low < high)
@@ -166,4 +166,4 @@ def renyi_of_skellam(event: Any, orders: Float[np.ndarray, " orders"]) -> Float[
     whole = np.maximum(np.floor(orders), 2.0)
     part = np.maximum(orders - whole, 0.0)
     between = ((1.0 - part) * (whole - 1.0) * at(whole) + part * whole * at(whole + 1.0)) / (orders - 1.0)
-    return np.where(orders <= 2.0, at(np.array(2.0)), between)
+    return np.where(orders <= 2.0, at(np.full_like(orders, 2.0)), between)
