@@ -45,8 +45,8 @@ def distributed_skellam(clip: Positive | tuple[Positive, ...], noise_multiplier:
 
         x_k <- u (round(x_k min(1, C' / ||x_k||_2) / u) + e_k),    e_k ~ Sk((z C / u)^2 / m)
 
-    The noise of m agents together is Sk((z C / u)^2): with z^2 C^2 its variance is that of `central_gaussian`. The sum of
-    fewer agents is not opened; that of more has more noise.
+    The noise of m agents together is Sk((z C / u)^2), with the variance z^2 C^2 of `central_gaussian`. The sum of fewer
+    agents is not opened; that of more has more noise.
 
     u is the power of two for which the deviation of e_k is between 1,024 and 2,048 units. Rounding is at random and
     unbiased; C' is so far below C that it enlarges an update beyond C with a probability of 1e-4 at most, and then the
@@ -136,9 +136,9 @@ def _room(sizes: np.ndarray, value: PyTree, noise_multiplier: float) -> np.ndarr
     kept = np.sqrt(np.maximum(rest, 0.0))
     if (kept < LEAST_SHARE * sizes).any():
         raise ConfigError(
-            f"noise_multiplier is {noise_multiplier:g}, and the clip is {float(sizes.min()):.3g} units of a grid that is "
-            f"fine enough for this noise, while rounding {entries} numbers moves an update by about "
-            f"{math.sqrt(entries) / 2.0:.3g}. Send fewer numbers, let more agents add the noise (least), or use a "
-            "larger epsilon."
+            f"noise_multiplier is {noise_multiplier:g}, and the clip is {float(sizes.min()):.3g} units of the grid for "
+            f"this noise. Rounding {entries} numbers moves an update by about "
+            f"{math.sqrt(entries) / 2.0:.3g} units. Send fewer numbers, let more agents add the noise (least), or "
+            "use a larger epsilon."
         )
     return kept

@@ -2,8 +2,8 @@
 
     Sk(V)  =  Poisson(V / 2) - Poisson(V / 2)          P(k) = e^-V I_|k|(V)          Sk(V) + Sk(W) = Sk(V + W)
 
-The sum of the noise of many agents is the noise that one party would have drawn, whoever they are. No draw and no sum is
-rounded, so there are no gaps of floating point (`fedrl.core.draws`) through which data could be told apart.
+The sum of the noise of many agents is the noise that one party would have drawn, whoever they are. No draw and no sum
+is rounded, so there are no gaps of floating point (`fedrl.core.draws`) through which data could be told apart.
 
 A draw compares 96 random bits with the distribution function, which is computed with 60 digits. Its distribution is off
 by less than 2^-79 in total variation, so n draws add less than (1 + e^epsilon) n 2^-79 to delta.
