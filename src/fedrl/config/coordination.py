@@ -115,6 +115,26 @@ def coordination_of(
     return Coordination(topology, scheduler, clock)
 
 
+def cohort_facts(chosen: FederationConfig, selection: Selection | None) -> dict[str, float]:
+    """Return the arguments of a mechanism that follow from the selection and the summation: how many agents there are.
+
+    "expected" is the number of agents expected in a round, "least" the fewest of a sum that is opened, and "separation"
+    the least number of rounds from one selection of an agent to its next one.
+    """
+    if selection is None:
+        expected = float(chosen.agents)
+    elif selection.sampling is not None:
+        expected = float(selection.sampling * chosen.agents)
+    else:
+        expected = float(len(Scheduler(selection=selection, group=groups_of(chosen)).first_cohort(chosen.agents)))
+    found: dict[str, float] = {"expected": expected, "separation": 1 if selection is None else selection.separation}
+    given = chosen.summation.get("minimum") if isinstance(chosen.summation, Mapping) else None
+    # Of a cohort whose size is drawn, nobody knows the fewest agents that come.
+    if given is not None or selection is None or selection.sampling is None:
+        found["least"] = int(expected) if given is None else given
+    return found
+
+
 def groups_of(chosen: FederationConfig) -> np.ndarray | None:
     """Return for each agent the number of the server that selects it; None if there is one server, or none."""
     topology = _topology_of(chosen)

@@ -18,7 +18,7 @@ import numpy as np
 
 from fedrl.config import catalogue
 from fedrl.config.catalogue import Table
-from fedrl.config.coordination import groups_of
+from fedrl.config.coordination import cohort_facts, groups_of
 from fedrl.config.federation import FederationConfig
 from fedrl.config.privacy import PrivacyConfig
 from fedrl.core.component import CATALOGUE, written
@@ -31,7 +31,6 @@ from fedrl.privacy.guarantee import CURIOUS, Guarantee
 from fedrl.privacy.ledger import Budget
 from fedrl.privacy.pricing import Price, calibrated, round_price
 from fedrl.server.decisions import Selection
-from fedrl.server.scheduler import Scheduler
 
 STEPS = "steps"
 """The mechanism whose noise is in the learner's local steps."""
@@ -98,7 +97,7 @@ def private_stages(
     elif section.mechanism is None:
         found = Private(tuple(stages), None, _guarantee(section, stages[noisy[0]], noisy[0], price_of))
     else:
-        mechanism = Mechanism(section, learner, rounds, _following(chosen, selection))
+        mechanism = Mechanism(section, learner, rounds, cohort_facts(chosen, selection))
         stage = mechanism.stage(chosen.agents, price_of)
         at = _place(stages, stage)
         whole = (*stages[:at], stage, *stages[at:])
@@ -352,26 +351,6 @@ def _check_affordable(found: Private, rounds: int) -> None:
         f"enough {few} of {guarantee.mechanism}. Plan fewer rounds, or begin a new run with a larger epsilon or "
         f"{'without' if found.added is not None else 'a larger'} {noise}."
     )
-
-
-def _following(chosen: FederationConfig, selection: Selection | None) -> Table:
-    """Return the arguments of a mechanism that follow from the selection and the summation."""
-    expected = _expected(selection, chosen.agents, groups_of(chosen))
-    found: Table = {"expected": expected, "separation": 1 if selection is None else selection.separation}
-    given = chosen.summation.get("minimum") if isinstance(chosen.summation, Mapping) else None
-    # Of a cohort whose size is drawn, nobody knows the fewest agents that come.
-    if given is not None or selection is None or selection.sampling is None:
-        found["least"] = int(expected) if given is None else given
-    return found
-
-
-def _expected(selection: Selection | None, agents: int, group: np.ndarray | None) -> float:
-    """Return the number of agents that are expected in a round."""
-    if selection is None:
-        return float(agents)
-    if selection.sampling is not None:
-        return float(selection.sampling * agents)
-    return float(len(Scheduler(selection=selection, group=group).first_cohort(agents)))
 
 
 def _place(stages: Sequence[Stage], stage: Stage) -> int:

@@ -124,8 +124,8 @@ class Guarantee(NamedTuple):
         elif self.least is not None:
             found.append("The coordinator keeps to the protocol of the secure sum, and reads nothing but sums.")
             found.append(
-                f"In every sum, {self.least} agents or more, not counting any that attack, clip their updates, add their "
-                "share of the noise, and tell nobody what they added."
+                f"In every sum, {self.least} agents or more, not counting any that attack, clip their updates, add "
+                "their share of the noise, and tell nobody what they added."
             )
         else:
             found.append("Nobody but the agent itself is trusted: it clips its update and adds the noise.")
