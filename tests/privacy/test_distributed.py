@@ -161,7 +161,7 @@ def test_an_agent_with_a_smaller_clip_pays_less() -> None:
 
 
 def test_more_numbers_than_the_grid_is_fine_enough_for_are_refused() -> None:
-    with pytest.raises(ConfigError, match="rounding 40000 numbers"):
+    with pytest.raises(ConfigError, match="Rounding 40000 numbers"):
         sent(distributed_skellam(1.0, 50.0, 2), {"a": jnp.zeros((200, 200))}, KEYS[:1])
     for wrong in ({"clip": 0.0}, {"noise_multiplier": -1.0}, {"least": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
