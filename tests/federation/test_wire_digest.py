@@ -94,8 +94,8 @@ STAGES = [
     adaptive_gaussian(1.0, 0.5, 4.0),
     progress_gaussian(1.0, 0.5, 4.0, least=0.1),
 ]
-# The first optimises a matrix for seconds (tests/privacy/test_factorised.py); the other is in secure sums alone, which are
-# not there over a network.
+# The first optimises a matrix for seconds (tests/privacy/test_factorised.py); the other is in secure sums alone, which
+# are not there over a network.
 ELSEWHERE = {"factorised_gaussian", "distributed_skellam"}
 RULES = [afl(4), weight_by_diversity(), weight_by_environment(["length"]), mean(), median(), q_ffl()]
 OPTIMIZERS = [fedadagrad(), fedadam(), fedavg(), fedavgm(), fedyogi(), normalized_momentum()]
