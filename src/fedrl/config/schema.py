@@ -56,6 +56,8 @@ FLEET: Schema = {
 }
 """Settings by name, a table for each agent, or a file."""
 REFERENCE: Schema = {"type": "string", "pattern": r"^[\w.]+:[\w.]+$"}
+FILLED = {"ring_sum": ("agents", "largest")}
+"""Parameters of components that follow from other keys, where they do: `fedrl.config.build`."""
 REFERRED: Schema = {"type": "object", "properties": {"name": REFERENCE}, "required": ["name"]}
 """A component of one's own, "module:function", alone and as a table."""
 PLAIN: dict[Any, Schema] = {
@@ -123,7 +125,10 @@ def _component(entry: Component) -> Schema:
 
 
 def _needed(entry: Component) -> list[str]:
-    return [p.name for p in entry.signature.parameters.values() if required(p) and not is_given(p)]
+    filled = FILLED.get(entry.name, ())
+    return [
+        p.name for p in entry.signature.parameters.values() if required(p) and not is_given(p) and p.name not in filled
+    ]
 
 
 def _section(kind: type) -> Schema:
