@@ -15,6 +15,7 @@ from fedrl.core.ranges import FractionBetween, NonNegative, Positive
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
 from fedrl.privacy.extra import accounting
+from fedrl.privacy.server_sums import over_expected
 from fedrl.stages.clip import clipped, norm_of
 from fedrl.stages.leaves import PLACES, check_not_encoded
 
@@ -80,8 +81,7 @@ def adaptive_gaussian(
 
     def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         for_value, for_count = jax.random.split(key)
-        # The aggregate is a mean over those who came, and its weight is their number.
-        sums = jax.tree.map(lambda x: x * (update.weight / expected), update.value)
+        sums = over_expected(update, expected)
         value = draws.with_noise(draws.normal, for_value, sums.value, of_updates * server_state / expected)
         within = 0.5 + sums.within + of_count / expected * draws.normal(for_count, ())
         return update._replace(value=value), server_state * jnp.exp(-learning_rate * (within - quantile))

@@ -16,10 +16,10 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import FractionBetween, NonNegative, Positive
 from fedrl.core.stage import Noise, Stage
-from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
+from fedrl.core.types import Key, Params, PyTree, Update
 from fedrl.privacy.extra import accounting
-from fedrl.stages.clip import clipped, norm_of
-from fedrl.stages.leaves import PLACES, check_not_encoded
+from fedrl.privacy.server_sums import clip_of_agent, over_expected
+from fedrl.stages.clip import norm_of
 
 
 @component("stage", reference="Lee & Kifer (2018), https://arxiv.org/abs/1808.09501")
@@ -67,16 +67,9 @@ def progress_gaussian(
         del params
         return jnp.float32(noise_multiplier), ()
 
-    def encode(
-        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
-    ) -> tuple[Update, PyTree]:
-        del key, context, server_state
-        check_not_encoded(update.value, "progress_gaussian()", PLACES)
-        return update._replace(value=clipped(update.value, clip, norm_of)), agent_state
-
     def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         deviation = server_state * clip / expected
-        summed = jax.tree.map(lambda x: x * (update.weight / expected), update.value)
+        summed = over_expected(update, expected)
         value = draws.with_noise(draws.normal, key, summed, deviation)
         entries = sum(leaf.size for leaf in jax.tree.leaves(value))
         ratio = jnp.square(norm_of(value) / deviation) / entries - 1.0
@@ -87,4 +80,4 @@ def progress_gaussian(
         return accounting().GaussianDpEvent(float(server_state))
 
     noise = Noise(accounting().GaussianDpEvent(noise_multiplier), clip, "server", now=now)
-    return Stage(encode, init, finish=finish, noise=noise, clips=clip)
+    return Stage(clip_of_agent(clip, "progress_gaussian()"), init, finish=finish, noise=noise, clips=clip)

@@ -24,10 +24,9 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.stage import Noise, Secret, Stage
-from fedrl.core.types import Key, Params, PyTree, Update, UpdateContext
+from fedrl.core.types import Key, Params, PyTree, Update
 from fedrl.privacy.extra import accounting
-from fedrl.stages.clip import clipped, norm_of
-from fedrl.stages.leaves import PLACES, check_not_encoded
+from fedrl.privacy.server_sums import clip_of_agent, over_expected
 
 BUFFERS = 2
 """More buffers reduce the noise of hundreds of rounds by less than one percent, and take longer to optimise."""
@@ -85,24 +84,17 @@ def factorised_gaussian(
     def init(params: Params) -> tuple[PyTree, PyTree]:
         return Secret(jax.tree.map(lambda x: jnp.zeros((len(decay), *x.shape), jnp.float32), params)), ()
 
-    def encode(
-        key: Key, context: UpdateContext, server_state: PyTree, agent_state: PyTree, update: Update
-    ) -> tuple[Update, PyTree]:
-        del key, context, server_state
-        check_not_encoded(update.value, "factorised_gaussian()", PLACES)
-        return update._replace(value=clipped(update.value, clip, norm_of)), agent_state
-
     def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
         buffers = server_state.value
         fresh = draws.with_noise(draws.normal, key, jax.tree.map(jnp.zeros_like, update.value), 1.0)
         correlated = jax.tree.map(lambda e, kept: e - jnp.tensordot(scale, kept, 1), fresh, buffers)
         kept = jax.tree.map(lambda old, new: _decayed(decay, old) + new, buffers, correlated)
-        summed = jax.tree.map(lambda x: x * (update.weight / expected), update.value)
+        summed = over_expected(update, expected)
         return update._replace(value=jax.tree.map(lambda x, e: x + deviation * e, summed, correlated)), Secret(kept)
 
     event = accounting().GaussianDpEvent(noise_multiplier)
     noise = Noise(event, clip, "server", rounds=rounds, separation=separation)
-    return Stage(encode, init, finish=finish, noise=noise, clips=clip)
+    return Stage(clip_of_agent(clip, "factorised_gaussian()"), init, finish=finish, noise=noise, clips=clip)
 
 
 def _decayed(decay: jax.Array, buffers: jax.Array) -> jax.Array:

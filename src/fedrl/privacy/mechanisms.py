@@ -28,6 +28,7 @@ from fedrl.core.ranges import Positive
 from fedrl.core.stage import Noise, Stage
 from fedrl.core.types import Key, PyTree, Update, UpdateContext
 from fedrl.privacy.extra import accounting
+from fedrl.privacy.server_sums import over_expected
 from fedrl.stages.clip import clipped, l1_norm_of, norm_of
 from fedrl.stages.leaves import PLACES, check_not_encoded, is_real
 
@@ -183,8 +184,7 @@ def _central(
         return update._replace(value=clip_to(update.value, context.agent)), agent_state
 
     def finish(key: Key, server_state: PyTree, update: Update) -> tuple[Update, PyTree]:
-        # The aggregate is a mean over those who came, and its weight is their number.
-        summed = jax.tree.map(lambda x: x * (update.weight / expected), update.value)
+        summed = over_expected(update, expected)
         return update._replace(
             value=draws.with_noise(kind.draw, key, summed, multiplier * bound / expected)
         ), server_state
