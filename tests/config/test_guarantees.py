@@ -128,6 +128,18 @@ def test_a_drawn_cohort_may_not_be_merged_only_if_it_is_large_enough() -> None:
     assert build(load(given)).guarantee is not None
 
 
+def test_a_drawn_cohort_may_not_share_noise_in_a_sum_of_a_least_size() -> None:
+    given = tables(mechanism={"name": "distributed_skellam", "clip": 0.5}, trust="honest_but_curious_coordinator")
+    given["federation"] |= {
+        "summation": {"name": "ring_sum", "minimum": 3},
+        "selection": {"name": "poisson", "rate": 0.5},
+    }
+    with pytest.raises(UnsoundError, match=r"ring_sum.* merges no fewer than 3 updates, and poisson"):
+        build(load(given))
+    given["federation"]["selection"] = {"name": "uniform", "cohort": 4}
+    assert build(load(given)).guarantee is not None
+
+
 @pytest.mark.parametrize("count", [AGENTS - 1, AGENTS + 1])
 def test_clips_that_are_not_one_for_each_agent_are_refused(count: int) -> None:
     with pytest.raises(UnsoundError, match=f"clip has {count} norms, and there are {AGENTS} agents"):

@@ -199,8 +199,9 @@ def _check_sampled(stage: Stage, noise: Noise, scheduler: Scheduler, hiding: Sum
     if noise.unit != "agent" or selection is None or selection.sampling is None:
         return
     fewest: list[tuple[Schedule | Summation, int, str]] = [(schedule, schedule.quorum, "Use a quorum of 1.")]
-    if hiding is not None and noise.at == "server":
-        fewest.append((hiding, hiding.minimum, "Use a cohort of fixed size, such as uniform(...), or exact_sum()."))
+    if hiding is not None:
+        open_sum = ", or exact_sum()" if noise.at == "server" else ""
+        fewest.append((hiding, hiding.minimum, f"Use a cohort of fixed size, such as uniform(...){open_sum}."))
     for part, count, cure in fewest:
         if count > 1:
             raise UnsoundError(
