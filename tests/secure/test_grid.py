@@ -139,4 +139,6 @@ def test_a_configuration_names_a_summation_and_the_resolved_one_has_its_agents()
         "largest": 2.0,
         "minimum": 2,
         "protocol": "none",
+        "phase_s": float("inf"),
+        "verified": True,
     }

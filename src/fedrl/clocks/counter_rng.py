@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     DUPLICATE = 14
     COPY = 15
     DELAY = 16
+    PHASE = 17
 
 
 def uniform(

@@ -46,6 +46,7 @@ class Clock:
     restart: float
     duplicate: float
     malformed: float
+    phase_drop_out: float
     joins_s: Distributed
     online_s: float
     offline_s: float
@@ -62,13 +63,15 @@ class Speeds(NamedTuple):
             from job to job.
         step_s: The time of a local step.
         latency_s: The latency of any message.
-        byte_down_s: The time per byte of a broadcast whose size differs.
+        byte_down_s: The time per byte of a message to the agent.
+        byte_up_s: The time per byte of a message from it.
     """
 
     messages_s: np.ndarray
     step_s: np.ndarray
     latency_s: np.ndarray
     byte_down_s: np.ndarray
+    byte_up_s: np.ndarray
 
 
 @component("clock")
@@ -85,6 +88,7 @@ def clock(
     restart: FractionBelowOne = 0.0,
     duplicate: Fraction = 0.0,
     malformed: FractionBelowOne = 0.0,
+    phase_drop_out: FractionBelowOne = 0.0,
     joins_s: Distributed = 0.0,
     online_s: PositiveDuration = math.inf,
     offline_s: Duration = 0.0,
@@ -115,6 +119,8 @@ def clock(
         restart: The probability that the agent's process restarts in a job, noticed as a drop-out is.
         duplicate: The probability that an update arrives twice, the second time up to two latencies later.
         malformed: The probability that the bytes of an update are unreadable.
+        phase_drop_out: The probability that an agent leaves in a phase of the protocol of a sum (`ring_sum`), after its
+            training: its update is not in the sum, or is if it has sent it masked by then.
         joins_s: The second at which an agent is first online: one number, one per agent, or a distribution.
         online_s: The mean time that an agent stays online, exponentially distributed.
         offline_s: The mean time that it stays offline, exponentially distributed.
@@ -141,6 +147,7 @@ def clock(
         restart=restart,
         duplicate=duplicate,
         malformed=malformed,
+        phase_drop_out=phase_drop_out,
         joins_s=joins_s,
         online_s=online_s,
         offline_s=offline_s,
@@ -172,6 +179,7 @@ def _check_numbers(devices: Clock) -> None:
         "hang": devices.hang,
         "restart": devices.restart,
         "malformed": devices.malformed,
+        "phase_drop_out": devices.phase_drop_out,
     }.items():
         if not 0.0 <= chance < 1.0:
             raise ConfigError(
@@ -193,8 +201,10 @@ def speeds_of(devices: Clock, agents: int, up_bytes: int, down_bytes: int) -> Sp
     down_bytes_per_s = each(devices.down_bytes_per_s, Purpose.DOWN, "down_bytes_per_s")
     messages_s = 2.0 * latency_s
     messages_s = messages_s + down_bytes / down_bytes_per_s
-    messages_s = messages_s + up_bytes / each(devices.up_bytes_per_s, Purpose.UP, "up_bytes_per_s")
-    return Speeds(messages_s, each(devices.step_s, Purpose.STEP, "step_s"), latency_s, 1.0 / down_bytes_per_s)
+    up_bytes_per_s = each(devices.up_bytes_per_s, Purpose.UP, "up_bytes_per_s")
+    messages_s = messages_s + up_bytes / up_bytes_per_s
+    step_s = each(devices.step_s, Purpose.STEP, "step_s")
+    return Speeds(messages_s, step_s, latency_s, 1.0 / down_bytes_per_s, 1.0 / up_bytes_per_s)
 
 
 def _check_trace(rows: tuple[tuple[float, ...], ...] | None, rates: bool) -> None:

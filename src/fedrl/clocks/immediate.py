@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from fedrl.clocks.events import ARRIVED, NOBODY, Events
+from fedrl.clocks.phases import Phases
 
 
 class NextArrivals(NamedTuple):
@@ -66,3 +68,15 @@ class Immediate:
         """Return the seconds of computing (unknown, NaN) and of communication (0) of arrived updates."""
         del state
         return np.full(len(ids), np.nan), np.zeros(len(ids))
+
+    def phases(
+        self, state: NextArrivals, ids: np.ndarray, sizes: Sequence[tuple[int, int]], deadline_s: float
+    ) -> Phases:
+        """Return that nobody leaves in the phases of a protocol, which take no time."""
+        del state, deadline_s
+        return Phases(np.full(len(ids), len(sizes)), np.zeros(len(sizes)))
+
+    def advance(self, state: NextArrivals, seconds: float) -> NextArrivals:
+        """Return the state unchanged."""
+        del seconds
+        return state

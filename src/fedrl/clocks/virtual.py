@@ -8,6 +8,7 @@ array has the times of duplicate updates.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedrl.clocks.counter_rng import Purpose, normal
 from fedrl.clocks.devices import Clock, Speeds
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, TIMER, Events
 from fedrl.clocks.faults import copies, ending, leaving
+from fedrl.clocks.phases import Phases, phases
 from fedrl.core.errors import NoMoreUpdatesError
 
 LONGEST_S = 1e15
@@ -149,13 +151,36 @@ class Virtual:
         ids, own, when_s, copy_s = ids[:most], own[:most], when_s[:most], copy_s[:most]
         turn = np.where(own, state.turns[ids], state.copy_turn[ids])
         events = Events(np.where(own, state.kind[ids], ARRIVED).astype(int), ids, when_s, dispatch=turn)
-        state.now_s[0], mine = when_s[-1], ids[own]
+        # Who came back while a protocol went on is told of afterwards.
+        state.now_s[0], mine = max(state.now_s[0], when_s[-1]), ids[own]
         # An agent has one event at a time: its slot is cleared here, and the next dispatch sets it.
         state.copy_s[ids[~own]] = np.inf
         state.copy_turn[mine] = np.where(np.isfinite(copy_s[own]), turn[own], state.copy_turn[mine])
         state.copy_s[mine] = np.minimum(state.copy_s[mine], copy_s[own])
         state.due_s[mine], state.kind[mine] = np.inf, DROPPED
         return state, events
+
+    def phases(self, state: ClockState, ids: np.ndarray, sizes: Sequence[tuple[int, int]], deadline_s: float) -> Phases:
+        """Return which agents leave in the phases of a protocol that begins now, and how long each phase takes.
+
+        Args:
+            state: The state of the clock.
+            ids: The agents, `[n]`.
+            sizes: For each phase the bytes of the message to an agent, and of its answer.
+            deadline_s: Seconds after which a phase ends.
+        """
+        speeds, now_s = self.speeds, self.now_s(state)
+        answer_s = [
+            2.0 * speeds.latency_s[ids] + down * speeds.byte_down_s[ids] + up * speeds.byte_up_s[ids]
+            for down, up in sizes
+        ]
+        chance, seed = self.devices.phase_drop_out, int(state.seed[0])
+        return phases(answer_s, now_s, state.until_s[ids], deadline_s, chance, seed, ids, state.turns[ids])
+
+    def advance(self, state: ClockState, seconds: float) -> ClockState:
+        """Let seconds pass."""
+        state.now_s[0] += seconds
+        return state
 
     def cancel(self, state: ClockState, ids: np.ndarray) -> ClockState:
         """Cancel the running jobs of these agents."""

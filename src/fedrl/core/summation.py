@@ -9,6 +9,7 @@ A secure sum can replace `exact_sum()`: its integers are elements of a ring, in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,10 @@ class Summation:
         rows: The most rows of one call of `quantize`; 1 where `total` needs the integers of each agent by itself.
         minimum: The fewest updates of which a sum is opened; a round with fewer is left out.
         unit: The step of the grid to which terms are rounded, a power of two; None: they are not rounded to one.
+        protocol: The messages by which integers are added, so that none of them is read: "none", "masks" or "additive".
+            They are exchanged after it is decided whose updates are merged (`fedrl.engines.secure_sums`).
+        phase_s: Seconds in which the messages of one phase of the protocol have to come.
+        verified: Whether agents compare which set of agents they were shown (`fedrl.secure.plan.SumPlan`).
         call: The constructor call that made the summation.
     """
 
@@ -45,12 +50,20 @@ class Summation:
     rows: int = exact.LANES
     minimum: int = 1
     unit: float | None = None
+    protocol: str = "none"
+    phase_s: float = math.inf
+    verified: bool = True
     call: Call | None = None
 
 
 def hidden(summation: Summation | None) -> Summation | None:
     """Return the summation if the server can read the sum alone; None if it can read each update."""
     return summation if summation is not None and summation.opens == "sum" else None
+
+
+def opens_by_protocol(summation: Summation) -> bool:
+    """Return whether sums are opened by a protocol, with messages of its own in place of updates."""
+    return summation.protocol != "none"
 
 
 def check_open(summation: Summation) -> None:

@@ -63,6 +63,11 @@ def partial_sums(federation: Federation, updates: Update, here: jax.Array) -> Bl
     )
 
 
+def inside(federation: Federation, like: Update, reach: np.ndarray) -> np.ndarray:
+    """Return for each row of `BlockSums.reach` whether the update is within the range of sums, bool `[agents]`."""
+    return np.asarray((reach < _limits(federation, like)).all(axis=1))
+
+
 def _limits(federation: Federation, updates: Update) -> np.ndarray:
     """Return the limit of each part in `BlockSums.reach`."""
     values, counted = len(jax.tree.leaves(updates.value)), len(jax.tree.leaves(updates.statistics))
@@ -291,11 +296,10 @@ def _refused_rows(
 ) -> tuple[Rejection, ...]:
     """Return the rejections of rows beyond the range of exact sums, in the order of agents."""
     reach = np.concatenate([np.asarray(sums.reach)[here] for sums, here in block_sums])
-    limits = _limits(federation, like)
-    inside = (reach < limits).all(axis=1)
-    if inside.all():
+    within = inside(federation, like, reach)
+    if within.all():
         return ()
-    found = zip(agents[~inside].tolist(), _beyond(like, reach[~inside], limits), strict=True)
+    found = zip(agents[~within].tolist(), _beyond(like, reach[~within], _limits(federation, like)), strict=True)
     return tuple(Rejection(agent, reason) for agent, reason in sorted(found))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedrl.clocks.events import ARRIVED, FAILED, MALFORMED, NOBODY, Events
 from fedrl.core.types import PyTree
-from fedrl.engines.executors.records import Learned, Team
+from fedrl.engines.executors.records import Learned, OpenedUpdates, Team
 from fedrl.engines.inbox import Inbox, Table
 from fedrl.engines.round_log import RoundLog
 from fedrl.engines.state import Uploads, no_uploads
@@ -60,6 +60,15 @@ class PendingUpdates:
         """Add the sizes and numbers of uploads."""
         self.uploads.size_bytes[:] += uploads.size_bytes
         self.uploads.messages[:] += uploads.messages
+
+    def opened(self, found: OpenedUpdates) -> tuple[int, int]:
+        """Add what sums by a protocol cost; return bytes and number of the messages to agents."""
+        self.log.opened(found)
+        if not isinstance(found.cost.size_bytes, tuple):
+            sent = Uploads(found.cost.size_bytes, found.cost.messages, {})
+            self.weigh(sent)
+            self.log.weigh(sent)
+        return found.cost.bytes_down, found.cost.messages_down
 
     def inbox(self, scale: np.ndarray, steps: np.ndarray) -> Inbox:
         """Return all updates as an inbox, with the scale of each."""

@@ -18,7 +18,7 @@ from fedrl.clocks.distributions import delays_of
 from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import check_gathers, follows_corrections
-from fedrl.core.summation import hidden
+from fedrl.core.summation import hidden, opens_by_protocol
 from fedrl.engines.messages import Messages, messages
 from fedrl.engines.momentum import normalized_alpha
 from fedrl.engines.soundness import check_private
@@ -116,6 +116,11 @@ def _check_faults(federation: Federation, topology: Topology | None, clock: Cloc
             f"restart is {clock.restart:g}, and {keeping[0]!r} stores on each agent one term of a sum over all agents. "
             "A restarted agent loses its term, and the sum is wrong from then on. Leave out one of the two.",
             reason="private",
+        )
+    if clock.phase_drop_out and not opens_by_protocol(federation.summation):
+        raise ConfigError(
+            f"phase_drop_out is {clock.phase_drop_out:g}, and {federation.summation!r} has no protocol with phases in "
+            "which agents could leave. Use ring_sum with protocol='masks' or 'additive', or leave phase_drop_out out."
         )
     arriving = [(name, getattr(clock, name)) for name in ("duplicate", "malformed") if getattr(clock, name)]
     if isinstance(topology, IsolatedTopology) and arriving:

@@ -102,3 +102,14 @@ class Inbox(NamedTuple):
         block_sums = [each for each in self.block_sums if np.isin(each.agent, ids).all()]
         items, received = jax.tree.map(some, (self.items, self.received))
         return Inbox(ids, self.version[which], items, block_sums, received, self.scale[which], self.steps)
+
+    def joined(self, other: Inbox) -> Inbox:
+        """Return the updates of two inboxes, of different agents."""
+
+        def both(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return np.concatenate([x, y])
+
+        items, received = jax.tree.map(both, (self.items, self.received), (other.items, other.received))
+        ids, versions = both(self.agent, other.agent), both(self.version, other.version)
+        scale = both(self.scale, other.scale)
+        return Inbox(ids, versions, items, self.block_sums + other.block_sums, received, scale, self.steps)

@@ -21,6 +21,7 @@ from fedrl.clocks.events import ARRIVED, AWAY, MALFORMED, NOBODY, OPENED, RESTAR
 from fedrl.core.aggregator import Arrivals
 from fedrl.core.keys import NoiseSource, Stream, derived, keys_of, no_noise
 from fedrl.core.reports import DURATION
+from fedrl.core.summation import opens_by_protocol
 from fedrl.core.types import Params
 from fedrl.engines.arrivals import PendingUpdates, with_failures
 from fedrl.engines.compute import COMPUTE
@@ -34,11 +35,12 @@ from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
 from fedrl.engines.opening import left_out, opening
 from fedrl.engines.round_log import TIMES, RoundLog
+from fedrl.engines.secure_sums import SecureSums, sum_measures
 from fedrl.engines.soundness import cohort_ids
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
-from fedrl.engines.topologies.server import MergeResult, SentMessages
-from fedrl.engines.upload_bids import after_bids, without_bids
+from fedrl.engines.topologies.server import MergeResult, SentMessages, Traffic
+from fedrl.engines.upload_bids import after_bids, with_bids, without_bids
 from fedrl.federation.shares import shares
 from fedrl.server.board import Board
 from fedrl.server.cohorts import sizes_told
@@ -62,7 +64,9 @@ class Loop:
         self.noise = noise
         self.steps, self.merges, self.agents = steps, merges, len(steps)
         self.share = shares(executor.federation, steps)
-        self.account = accounting(topology.wire, self.agents)
+        summation = executor.federation.summation
+        self.sums = SecureSums(executor, clock, topology.group) if opens_by_protocol(summation) else None
+        self.account = accounting(topology.wire, self.agents, later=self.sums is not None)
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
@@ -82,7 +86,7 @@ class Loop:
             held=lambda run_state: executor.held(_agents(run_state)),
             states_of=lambda run_state: executor.states_of(_agents(run_state)),
             with_states=lambda run_state, states: _with(run_state, executor.with_states(_agents(run_state), states)),
-            measures=COMPUTE | (TIMES if self.clock.timed else {}),
+            measures=COMPUTE | (TIMES if self.clock.timed else {}) | sum_measures(self.sums, self.clock.timed),
             whole=lambda run_state: _with(run_state, executor.whole(_agents(run_state))),
             placed=lambda run_state: _with(run_state, executor.placed(_agents(run_state))),
             elsewhere=executor.elsewhere,
@@ -139,6 +143,7 @@ class Loop:
         )
         spent = {"agents_compute": log.agents_s, "server_compute": time.perf_counter() - began - log.agents_s}
         spent = {} if self.executor.silent else spent  # of a round in real time, most is waiting
+        left = {} if self.sums is None else {"left_sums": float(log.left)}
         traffic = log.whole
         seen = RoundResult(
             metrics=log.metrics,
@@ -157,7 +162,7 @@ class Loop:
             clock_stats=clock_stats,
             selected=np.sort(np.concatenate(log.selected)) if log.selected else None,
             skipped="; ".join(dict.fromkeys(log.skipped)),
-            sums={name: round(x, 6) for name, x in spent.items()} | (log.sums if self.clock.timed else {}),
+            sums={name: round(x, 6) for name, x in spent.items()} | (log.sums if self.clock.timed else {}) | left,
             turns=log.arrived if self.clock.timed else None,
             failures=tuple(log.failures),
             deaths=self.executor.deaths(),
@@ -315,15 +320,21 @@ class Loop:
         if self.scheduler.bids is not None:
             inbox = after_bids(self.executor, inbox, self.scheduler.schedule.deadline_s, log)
             scale = inbox.scale
+        whole, down_sums = inbox, (0, 0)
+        if self.sums is not None and len(scale):
+            clock_state, opened = self.sums.open(engine_state.clock, inbox)
+            engine_state, inbox = engine_state._replace(clock=clock_state), opened.inbox
+            down_sums = pending.opened(opened)
         if len(pending.restarted):
             anew = (pending.restarted, run_state.policy)
             server, memory = self.topology.restarted(run_state.keys, server, memory, *anew)
         number = int(server.version) + 1
-        if len(scale) and (scale > 0.0).any():
+        if len(scale) and (inbox.scale > 0.0).any():
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox)
-            log.staleness.append((number - 1 - inbox.version)[scale > 0.0])
-            # An update with scale 0 arrived and was not merged: the stages of its agent get their memory back, too.
-            dropped = np.union1d(result.dropped, inbox.agent[scale == 0.0])
+            merged = inbox.agent[inbox.scale > 0.0]
+            log.staleness.append((number - 1 - inbox.version)[inbox.scale > 0.0])
+            # An update that arrived and was not merged: the stages of its agent get their memory back, too.
+            dropped = np.union1d(result.dropped, np.setdiff1d(whole.agent, merged))
         elif self.topology.releases:
             # A server that adds noise also does so without updates: a round without noise would reveal that.
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox.nobody())
@@ -338,7 +349,8 @@ class Loop:
         log.known = result.metrics
         if self.down_messages.compressed:
             log.whole_copies += down_traffic.whole
-        log.traffic.append(self._traffic(log, pending, down_traffic, number, result, scale))
+        found = self._traffic(log, pending, down_traffic, number, result, scale)
+        log.traffic.append(found.with_down(*down_sums))
         engine_state = engine_state._replace(topology=memory, team=agents.team)
         return run_state._replace(server=server, blocks=agents.blocks, engine_state=engine_state)
 
@@ -350,7 +362,7 @@ class Loop:
         number: int,
         result: MergeResult,
         scale: np.ndarray,
-    ) -> Any:
+    ) -> Traffic:
         """Return the traffic since the last merge; under an upload budget, with bids and answers."""
         sizes, said = pending.uploads.size_bytes, pending.uploads.messages
         # Messages between neighbours are known only after their exchange, so they are logged here and not on arrival.
@@ -365,15 +377,7 @@ class Loop:
             log.correct(pending.uploads, sizes, said, rejected, self.scheduler.bids.names)
             log.selected.append(np.setdiff1d(pending.agent, rejected))
         traffic = self.topology.traffic(SentMessages(down_traffic, came, sizes, said), number, len(scale) > 0)
-        if self.scheduler.bids is None:
-            return traffic
-        bids = len(pending.agent) + pending.unread
-        return traffic._replace(
-            bytes_up=traffic.bytes_up + bids * self.scheduler.bids.bid_bytes,
-            bytes_down=traffic.bytes_down + bids * self.scheduler.bids.answer_bytes,
-            messages_up=traffic.messages_up + bids,
-            messages_down=traffic.messages_down + bids,
-        )
+        return with_bids(traffic, len(pending.agent) + pending.unread, self.scheduler.bids)
 
     def adopt(self, run_state: SimulationState) -> SimulationState:
         """Return the state in which every agent has adopted the broadcast it would receive now."""

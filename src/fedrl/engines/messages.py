@@ -74,14 +74,18 @@ def _exchanged(federation: Federation, setting: Shapes) -> _Exchange:
     return jax.eval_shape(exchange, jax.random.key(0), setting.tree)
 
 
-def accounting(wire: Messages, agents: int) -> Callable[[np.ndarray, Upload], Uploads]:
-    """Return `(senders, Upload with a row for each) -> Uploads` of all `agents` agents."""
-    known = wire.up_bytes
+def accounting(wire: Messages, agents: int, later: bool = False) -> Callable[[np.ndarray, Upload], Uploads]:
+    """Return `(senders, Upload with a row for each) -> Uploads` of all `agents` agents.
+
+    If updates are sent `later`, in the messages of a protocol, nothing of them is counted when they are announced.
+    """
+    known = 0 if later else wire.up_bytes
 
     def account(senders: np.ndarray, rows: Upload) -> Uploads:
         found = no_uploads(agents)
         found.size_bytes[senders] = rows.size_bytes if known is None else known
-        found.messages[senders] = 1 if isinstance(rows.messages, tuple) else rows.messages
+        once = 0 if later else 1
+        found.messages[senders] = once if isinstance(rows.messages, tuple) else rows.messages
         for name, said in rows.report.items():
             found.report[name] = np.full(agents, np.nan, np.float32)
             found.report[name][senders] = said

@@ -12,6 +12,7 @@ from fedrl.core.aggregator import Arrivals
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.core.measures import Measure
 from fedrl.engines.environment_failures import EnvironmentFailure
+from fedrl.engines.executors.records import OpenedUpdates
 from fedrl.engines.state import Rejection, Uploads, no_uploads
 from fedrl.engines.topologies.server import Traffic
 
@@ -54,6 +55,8 @@ class RoundLog:
         selected: Agents whose updates were sent under an upload budget, for each merge.
         messages_s: Simulated seconds of the messages of all updates that arrived.
         worked_s: Simulated seconds of the local steps behind them.
+        left: Number of agents that left in the phases of a sum.
+        phases_s: Seconds on the clock of these phases.
         agents_s, merging_s: Wall time of the agents' training, and of the servers' merges.
     """
 
@@ -79,6 +82,8 @@ class RoundLog:
     selected: list[np.ndarray] = field(default_factory=list)
     messages_s: float = 0.0
     worked_s: float = 0.0
+    left: int = 0
+    phases_s: float = 0.0
     agents_s: float = 0.0
     merging_s: float = 0.0
 
@@ -118,6 +123,13 @@ class RoundLog:
         """Add the sizes and numbers of uploads."""
         self.sent_up.size_bytes[:] += uploads.size_bytes
         self.sent_up.messages[:] += uploads.messages
+
+    def opened(self, found: OpenedUpdates) -> None:
+        """Log the sums that a protocol has opened, and what it cost."""
+        self.rejected += found.missing
+        self.skipped += found.why
+        self.left += len(found.missing)
+        self.phases_s += found.cost.seconds
 
     def correct(
         self, uploads: Uploads, sizes: np.ndarray, messages: np.ndarray, rejected: np.ndarray, bid: Sequence[str]
@@ -163,8 +175,12 @@ class RoundLog:
 
     @property
     def sums(self) -> dict[str, float]:
-        """The parts of `TIMES`."""
-        return {"work_s": self.worked_s, "messages_s": self.messages_s, "arrived": float(self.arrived.sum())}
+        """The parts of `TIMES`, and the seconds of the phases of sums."""
+        arrived = float(self.arrived.sum())
+        return {
+            **{"work_s": self.worked_s, "messages_s": self.messages_s, "arrived": arrived},
+            "sum_phases": self.phases_s,
+        }
 
     @property
     def counts(self) -> tuple[int, int, int, float, int, int, int, int, int]:

@@ -16,6 +16,7 @@ from fedrl.clocks.devices import clock as devices_clock
 from fedrl.core.checks import check_positive
 from fedrl.core.component import checked
 from fedrl.core.errors import ConfigError
+from fedrl.core.summation import opens_by_protocol
 from fedrl.core.types import PyTree
 from fedrl.engines.combinations import check
 from fedrl.engines.executors.executor import Executor
@@ -119,7 +120,9 @@ def simulate(
     steps = iterations(federation, agents, local_steps)
     clock_state: Any = Immediate()
     if clock is not None:
-        up_bytes = meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
+        # Under a protocol an update is sent in one of its phases, whose messages take their own time.
+        later = opens_by_protocol(federation.summation)
+        up_bytes = 0 if later else meeting.wire.up_bytes or int(size_bytes(meeting.wire.decoded))
         # With down stages the size of a broadcast differs between jobs: the loop passes it to `dispatch` instead.
         down_bytes = 0 if federation.down_stages else meeting.wire.down_bytes
         clock_state = Virtual(clock, speeds_of(clock, agents, up_bytes, down_bytes), agents)

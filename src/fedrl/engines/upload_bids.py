@@ -14,6 +14,7 @@ from fedrl.engines.executors.executor import Executor
 from fedrl.engines.inbox import Inbox
 from fedrl.engines.messages import Messages, messages
 from fedrl.engines.round_log import RoundLog
+from fedrl.engines.topologies.server import Traffic
 from fedrl.federation.federation import Federation
 from fedrl.server.board import Bids
 from fedrl.server.decisions import UploadBudget
@@ -95,6 +96,18 @@ def after_bids(executor: Executor, inbox: Inbox, within_s: float, log: RoundLog)
     for name, said in found.report.items():
         log.sent_up.report[name] = np.where(np.isnan(said), log.sent_up.report[name], said)
     return found.inbox
+
+
+def with_bids(traffic: Traffic, count: int, bids: Bids | None) -> Traffic:
+    """Return the traffic with so many bids and their answers; unchanged without an upload budget."""
+    if bids is None:
+        return traffic
+    return traffic._replace(
+        bytes_up=traffic.bytes_up + count * bids.bid_bytes,
+        bytes_down=traffic.bytes_down + count * bids.answer_bytes,
+        messages_up=traffic.messages_up + count,
+        messages_down=traffic.messages_down + count,
+    )
 
 
 def without_bids(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -56,9 +57,25 @@ class OpenedSum(NamedTuple):
 
 @dataclass
 class CostMeter:
-    """Adds up what phases cost."""
+    """Adds up what phases cost.
+
+    Attributes:
+        costs: The cost of each phase that began, by its name.
+        sent: Bytes that each agent has sent.
+        messages: Number of messages that each agent has sent.
+        heard: Number of messages to agents.
+    """
 
     costs: dict[str, PhaseCost] = field(default_factory=dict)
+    sent: Counter[int] = field(default_factory=Counter)
+    messages: Counter[int] = field(default_factory=Counter)
+    heard: int = 0
+
+    def came(self, phase: str, agent: int, size: int) -> None:
+        """Count a message of an agent."""
+        self.add(phase, up_bytes=size)
+        self.sent[agent] += size
+        self.messages[agent] += 1
 
     def add(self, phase: str, **amounts: float) -> None:
         """Add to the cost of a phase."""
@@ -89,6 +106,7 @@ def secure_sum(
     leaves: Mapping[int, str] | None = None,
     identities: Mapping[int, Identity] | None = None,
     threads: int = 1,
+    meter: CostMeter | None = None,
 ) -> OpenedSum:
     """Add the rows of a matrix by the protocol of `SumAgent` and `SumCoordinator`.
 
@@ -98,6 +116,7 @@ def secure_sum(
         leaves: The phase, one of `fedrl.secure.coordinator.PHASES`, before whose message an agent leaves for good.
         identities: Keys of the agents; new ones if None.
         threads: Threads that compute masks.
+        meter: Where costs are added up, also those of a sum that is given up.
 
     Raises:
         TooFewAgentsError: Too few agents were left to complete the sum.
@@ -112,19 +131,22 @@ def secure_sum(
     identities = new_identities(plan.members) if identities is None else identities
     rows = dict(zip(plan.members, values, strict=True))
     agents = {agent: SumAgent(identities[agent], plan, threads) for agent in plan.members}
-    coordinator, meter = SumCoordinator(plan, identities[plan.members[0]].directory), CostMeter()
+    coordinator = SumCoordinator(plan, identities[plan.members[0]].directory)
+    meter = CostMeter() if meter is None else meter
     phases = [phase for phase in PHASES if phase != "signatures" or plan.verified]
     left = {agent: phases.index(phase) for agent, phase in (leaves or {}).items() if phase in phases}
     steps: dict[str, Callable[[SumAgent, Any], SumMessage]] = {
         "adverts": lambda agent, _: agent.advert(),
         "shares": SumAgent.share,
-        "masked": lambda agent, shown: agent.mask(shown, rows[agent.agent]),
+        "masked": lambda agent, delivery: agent.mask(delivery, rows[agent.agent]),
         "signatures": SumAgent.agree,
         "opening": SumAgent.open,
     }
     inbox: dict[int, Any] = dict.fromkeys(plan.members)
     for number, phase in enumerate(phases):
-        meter.add(phase, down_bytes=sum(encoded_size(shown, plan) for shown in inbox.values() if shown is not None))
+        shown = [message for message in inbox.values() if message is not None]
+        meter.add(phase, down_bytes=sum(encoded_size(message, plan) for message in shown))
+        meter.heard += len(shown)
         here = [agents[agent] for agent in inbox if left.get(agent, len(phases)) > number]
         for start in range(0, len(here), BLOCK):
             _block(here[start : start + BLOCK], steps[phase], inbox, coordinator, meter)
@@ -149,7 +171,8 @@ def _block(
         for agent in agents:
             with contextlib.suppress(TooFewAgentsError):
                 messages[agent.agent] = step(agent, inbox[agent.agent])
-    meter.add(phase, up_bytes=sum(encoded_size(message, plan) for message in messages.values()))
+    for sender, message in messages.items():
+        meter.came(phase, sender, encoded_size(message, plan))
     with meter.timed(phase, "coordinator_s"):
         for sender, message in messages.items():
             coordinator.receive(sender, message)

@@ -9,8 +9,8 @@ reason a simulation needs no masks to have the numbers of the protocol: sums of 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from fedrl.core import exact
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.ranges import Count, Positive
+from fedrl.core.ranges import Count, Positive, PositiveDuration
 from fedrl.core.summation import Summation
 
 BITS = 31
@@ -41,7 +41,14 @@ def bits_below(agents: int, largest: float) -> int:
 
 
 @component("summation", reference="Bonawitz et al. (2017), https://doi.org/10.1145/3133956.3133982")
-def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str = "none") -> Summation:
+def ring_sum(
+    agents: Count,
+    largest: Positive,
+    minimum: Count = 2,
+    protocol: str = "none",
+    phase_s: PositiveDuration = math.inf,
+    verified: bool = True,
+) -> Summation:
     """Add updates modulo 2^32 on a grid, so that the server can be kept from reading more than the sum.
 
         code = trunc(2^s x),    s = the most bits with agents * largest * 2^s < 2^31
@@ -54,9 +61,12 @@ def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str
         agents: The largest number of agents in one sum.
         largest: The largest magnitude of an entry of an update, times its weight; behind a clip, its norm.
         minimum: The fewest updates of which the sum is opened; a round with fewer is left out.
-        protocol: What a simulation computes: "none", the sums alone; "masks", the messages of all agents and the
-            coordinator with double masks, every round (`fedrl.secure.drive`); "additive", those of additive shares
-            among two aggregators (`fedrl.secure.drive_additive`). The results are the same, bit for bit.
+        protocol: The messages that are exchanged: "none" in a simulation of the sums alone; "masks", those of agents
+            and coordinator with double masks (`fedrl.secure.agent`); "additive", those of additive shares among two
+            aggregators (`fedrl.secure.additive`). Sums of the same agents are the same, bit for bit.
+        phase_s: Seconds after which a phase of the protocol ends without the agents whose messages are missing.
+        verified: Whether agents compare by signatures, in one more phase of "masks", which set of agents they were
+            shown. It is needed where the coordinator may deviate from the protocol.
 
     Raises:
         ConfigError: So many agents with so large entries leave no useful grid, or `protocol` is another word.
@@ -65,6 +75,11 @@ def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str
     'sum'
     """
     check_one_of(protocol, PROTOCOLS, "protocol")
+    if protocol == "none" and (phase_s != math.inf or not verified):
+        raise ConfigError(
+            f"phase_s is {phase_s:g} and verified is {verified}, and they are of a protocol, which is 'none'. Set "
+            "protocol to 'masks', or leave them out."
+        )
     if not 2 <= minimum <= agents:
         raise ConfigError(
             f"minimum is {minimum} of {agents} agents. A sum of fewer than two updates hides none of them. Set it to 2 "
@@ -85,42 +100,17 @@ def ring_sum(agents: Count, largest: Positive, minimum: Count = 2, protocol: str
         return codes.sum(axis=0, keepdims=True, dtype=jnp.int32)
 
     def total(partials: Sequence[Any]) -> np.ndarray:
-        codes = added(partials) if protocol == "none" else added_by(protocol, partials, minimum)
-        values = codes.astype(np.float64) * unit
+        values = added(partials).astype(np.float64) * unit
         values[-1] *= 2.0**-WEIGHT_BITS / unit
         return values
 
     weight_limit = 2.0**BITS / (agents << WEIGHT_BITS)
     rows = exact.LANES if protocol == "none" else 1
-    return Summation(quantize, total, largest, weight_limit, opens="sum", rows=rows, minimum=minimum, unit=unit)
+    hiding = Summation(quantize, total, largest, weight_limit, opens="sum", rows=rows, minimum=minimum, unit=unit)
+    return replace(hiding, protocol=protocol, phase_s=phase_s, verified=verified)
 
 
 def added(partials: Sequence[Any]) -> np.ndarray:
     """Return the sum of codes in the ring, int32 `[size]`."""
     # int64 does not overflow here, and its low 32 bits are the sum in the ring.
     return np.asarray(sum((np.asarray(partial[0], np.int64) for partial in partials), np.int64(0))).astype(np.int32)
-
-
-def added_by(protocol: str, partials: Sequence[Any], minimum: int) -> np.ndarray:
-    """Return the sum of the codes of single agents as a protocol opens it, int32 `[size]`.
-
-    Args:
-        protocol: "masks" or "additive".
-        partials: The codes of each agent, `[1, size]` each; an agent of weight 0 has sent nothing.
-        minimum: The fewest agents in the sum.
-    """
-    from fedrl.secure.additive import AdditivePlan
-    from fedrl.secure.drive import secure_sum
-    from fedrl.secure.drive_additive import additive_sum
-    from fedrl.secure.plan import sum_plan
-
-    rows = np.stack([np.asarray(partial[0]) for partial in partials])
-    rows = rows[rows[:, -1] != 0]
-    members, context = tuple(range(len(rows))), os.urandom(32)
-    if not members:
-        return added(partials)
-    if protocol == "additive":
-        shared = AdditivePlan(context, members, rows.shape[1], minimum=minimum, aggregators=2)
-        return additive_sum(rows, shared).total.view(np.int32)
-    plan = sum_plan(context, members, rows.shape[1], minimum=minimum)
-    return secure_sum(rows, plan).total.view(np.int32)

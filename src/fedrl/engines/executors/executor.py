@@ -20,7 +20,16 @@ from fedrl.core.keys import Keys, Root, Stream, agent_secret, derived, stream_ke
 from fedrl.core.learner import policy_of
 from fedrl.core.types import Broadcast, Params, PyTree
 from fedrl.engines.executors.programs import JobInputs, adoption, layout
-from fedrl.engines.executors.records import AfterBids, Agents, Elsewhere, ExecutorPlan, Found, Learned, Team
+from fedrl.engines.executors.records import (
+    AfterBids,
+    Agents,
+    Elsewhere,
+    ExecutorPlan,
+    Found,
+    Learned,
+    OpenedUpdates,
+    Team,
+)
 from fedrl.engines.inbox import SUMS, Inbox, PartialSums, Table
 from fedrl.engines.messages import failures
 from fedrl.engines.program_cache import shapes
@@ -310,6 +319,10 @@ class Executor:
             return AfterBids(inbox)
         came, _ = self.clock.collect(inbox.agent, wanted, within_s)
         return AfterBids(inbox.without(~came))
+
+    def open_sums(self, inbox: Inbox) -> OpenedUpdates:
+        """Return the sums of the updates of agents at other sites, which no message contains, by a protocol."""
+        raise NotImplementedError
 
     def rejection_of(self, agent: int) -> str:
         """Return why the message of an agent was refused."""

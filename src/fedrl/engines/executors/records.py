@@ -104,6 +104,59 @@ class AfterBids(NamedTuple):
     report: Mapping[str, np.ndarray] = {}
 
 
+class SumCost(NamedTuple):
+    """What sums by a protocol cost, beside what is known of updates.
+
+    Attributes:
+        size_bytes, messages: Bytes and number of the messages that each agent has sent, `[agents]`; () for none.
+        bytes_down, messages_down: Bytes and number of the messages to agents.
+        seconds: Seconds on the clock.
+    """
+
+    size_bytes: Any = ()
+    messages: Any = ()
+    bytes_down: int = 0
+    messages_down: int = 0
+    seconds: float = 0.0
+
+    def beside(self, other: SumCost) -> SumCost:
+        """Return the costs of two sums that are opened at the same time."""
+        if isinstance(self.size_bytes, tuple) or isinstance(other.size_bytes, tuple):
+            return other if isinstance(self.size_bytes, tuple) else self
+        return SumCost(
+            self.size_bytes + other.size_bytes,
+            self.messages + other.messages,
+            self.bytes_down + other.bytes_down,
+            self.messages_down + other.messages_down,
+            max(self.seconds, other.seconds),
+        )
+
+
+class OpenedUpdates(NamedTuple):
+    """The sums that a protocol has opened.
+
+    Attributes:
+        inbox: The agents whose updates are in an opened sum, or were refused by name, with a `PartialSums` for each.
+        missing: Agents that left in a phase of the protocol.
+        why: Why sums stay hidden, a reason for each.
+        cost: What the protocol cost.
+    """
+
+    inbox: Inbox
+    missing: tuple[Rejection, ...] = ()
+    why: tuple[str, ...] = ()
+    cost: SumCost = SumCost()
+
+    def with_sum(self, other: OpenedUpdates) -> OpenedUpdates:
+        """Return these and the sums of another group of agents."""
+        return OpenedUpdates(
+            self.inbox.joined(other.inbox),
+            self.missing + other.missing,
+            self.why + other.why,
+            self.cost.beside(other.cost),
+        )
+
+
 LOST = -1
 """The fault number of an agent whose environment failed."""
 

@@ -60,6 +60,13 @@ class Traffic(NamedTuple):
     levels: tuple[tuple[int, int], ...] = ()
     latency_s: float = 0.0
 
+    def with_down(self, size_bytes: int, messages: int) -> Traffic:
+        """Return the traffic with more messages to agents."""
+        (up, down), *above = self.levels or ((0, 0),)
+        levels = ((up, down + size_bytes), *above) if self.levels else ()
+        bytes_down, messages_down = self.bytes_down + size_bytes, self.messages_down + messages
+        return self._replace(bytes_down=bytes_down, messages_down=messages_down, levels=levels)
+
 
 class SentMessages(NamedTuple):
     """Messages of agents since the last merge, `[agents]` each.

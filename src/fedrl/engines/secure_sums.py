@@ -1,0 +1,182 @@
+"""Open sums by the protocol of a federation's summation, after it is decided whose updates are merged.
+
+    inbox: updates that came --codes of each--> phases, in which agents may leave --> sums of those that stay
+                                                                                 or: it stays hidden
+
+In a simulation all parties are in this process, and the clock says who leaves when. At other sites they are real
+(`fedrl.network`). Each group of agents with a server of its own has a sum of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedrl.core.errors import TooFewAgentsError
+from fedrl.core.measures import Measure
+from fedrl.core.types import PyTree, Update
+from fedrl.engines.aggregation import BlockSums, inside, partial_sums
+from fedrl.engines.executors.executor import Executor
+from fedrl.engines.executors.records import OpenedUpdates, SumCost
+from fedrl.engines.inbox import Inbox, PartialSums
+from fedrl.engines.program_cache import cached_program
+from fedrl.engines.state import Rejection
+from fedrl.federation.federation import Federation
+from fedrl.secure.additive import AdditivePlan
+from fedrl.secure.drive import CostMeter, OpenedSum, secure_sum
+from fedrl.secure.drive_additive import additive_sum
+from fedrl.secure.identity import Identity, new_identities
+from fedrl.secure.plan import SumPlan, sum_plan
+from fedrl.secure.sizes import PhaseBytes, additive_phases, mask_phases
+
+LEFT = {"left_sums": Measure("round", "", "lower")}
+"""Measure of a protocol: agents that left in the phases of a sum, after they had trained."""
+PHASES = {"sum_phases": Measure("round", "s", "lower")}
+"""The same on a clock: seconds of all phases of the sums of a round."""
+TOGETHER = 16
+"""Updates that are rounded to the grid in one program."""
+
+
+def sum_measures(sums: SecureSums | None, timed: bool) -> dict[str, Measure]:
+    """Return the measures of sums by a protocol; none without one."""
+    return {} if sums is None else LEFT | (PHASES if timed else {})
+
+
+class SecureSums:
+    """Opens the sums of a simulation.
+
+    Args:
+        executor: Where the agents are.
+        clock: The clock.
+        group: `[agents]`, group of each agent; each group has a sum of its own.
+    """
+
+    def __init__(self, executor: Executor, clock: Any, group: np.ndarray) -> None:
+        self._executor, self._clock, self._group = executor, clock, group
+        self._federation = executor.federation
+        self._codes = codes_of(self._federation)
+
+    @cached_property
+    def _identities(self) -> Mapping[int, Identity]:
+        return new_identities(tuple(range(len(self._group))))
+
+    def open(self, clock_state: Any, inbox: Inbox) -> tuple[Any, OpenedUpdates]:
+        """Return the sums of the updates whose scale is above 0, as far as they are opened.
+
+        Args:
+            clock_state: The state of the clock, on which the phases take time.
+            inbox: All updates that came.
+        """
+        wanted = inbox.of(inbox.scale > 0.0)
+        if self._executor.silent:
+            return clock_state, self._executor.open_sums(wanted)
+        found = OpenedUpdates(inbox.of(np.zeros(len(inbox.agent), bool))._replace(block_sums=[]))
+        if not len(wanted.agent):
+            return clock_state, found
+        sums = self._codes(wanted.items)
+        group = self._group[wanted.agent]
+        for number in np.unique(group):
+            rows = np.flatnonzero(group == number)
+            some = jax.tree.map(lambda x, rows=rows: x[rows], sums)
+            found = found.with_sum(self._opened(clock_state, wanted.of(group == number), some))
+        return self._clock.advance(clock_state, found.cost.seconds), found
+
+    def _opened(self, clock_state: Any, inbox: Inbox, sums: Any) -> OpenedUpdates:
+        """Return the sum of one group."""
+        summation, fits = self._federation.summation, inside(self._federation, inbox.items, sums.reach)
+        agents, minimum = inbox.agent[fits], max(summation.minimum, 2)
+        included, missing, why, cost = np.zeros(len(fits), bool), tuple[Rejection, ...](), "", SumCost()
+        opened: OpenedSum | None = None
+        if self._executor.clock is not None:  # a log tells who was in the sum
+            included[fits] = self._executor.clock.summed(agents)
+        elif len(agents) < minimum:
+            why = f"{len(agents)} of at least {minimum} updates arrived that {summation!r} needs"
+        else:
+            opened, missing, why, cost = self._carried_out(clock_state, agents, sums.updates[fits, 0])
+            included[fits] = np.isin(agents, () if opened is None else opened.included)
+        plain = sums.updates[included, 0].sum(axis=0, dtype=np.int32)
+        codes: Any = plain if opened is None else opened.total.view(np.int32)
+        # An update beyond the grid is no part of the protocol: its agent says so, and it is named like any other one.
+        there = included | ~fits
+        whole = BlockSums(codes[None], sums.statistics[included].sum(axis=0, dtype=np.int64), sums.reach[there])
+        rest = inbox.of(there)
+        block = [PartialSums(whole, np.ones(there.sum(), bool), rest.agent)] if there.any() else []
+        return OpenedUpdates(rest._replace(block_sums=block), missing, (why,) if why else (), cost)
+
+    def _carried_out(
+        self, clock_state: Any, agents: np.ndarray, codes: np.ndarray
+    ) -> tuple[OpenedSum | None, tuple[Rejection, ...], str, SumCost]:
+        """Carry out the protocol: its result, who left when, why it was given up, and what it cost."""
+        order = np.argsort(agents)
+        agents, codes, meter = agents[order], codes[order], CostMeter()
+        steps, add = self._protocol(tuple(agents.tolist()), codes, meter)
+        found = self._clock.phases(
+            clock_state, agents, [(step.down, step.up) for step in steps], self._federation.summation.phase_s
+        )
+        leaves = {
+            agent: steps[number].name
+            for agent, number in zip(agents.tolist(), found.left.tolist(), strict=True)
+            if number < len(steps)
+        }
+        opened, why = None, ""
+        try:
+            opened = add(leaves)
+        except TooFewAgentsError as few:
+            why = f"a sum was given up: {few}"
+        began = sum(step.name in meter.costs for step in steps)
+        cost = cost_of(meter, float(found.took_s[:began].sum()), len(self._group))
+        left = sorted((agent, phase) for agent, phase in leaves.items() if phase in meter.costs)
+        missing = tuple(Rejection(agent, f"it left in the phase {phase!r} of the sum") for agent, phase in left)
+        return opened, missing, why, cost
+
+    def _protocol(
+        self, members: tuple[int, ...], codes: np.ndarray, meter: CostMeter
+    ) -> tuple[tuple[PhaseBytes, ...], Callable[[Mapping[int, str]], OpenedSum]]:
+        """Return the phases of the protocol, and what carries it out if these agents leave."""
+        summation, context, size = self._federation.summation, os.urandom(32), codes.shape[1]
+        minimum = max(summation.minimum, 2)
+        if summation.protocol == "additive":
+            shared = AdditivePlan(context, members, size, minimum=minimum, aggregators=2)
+            return additive_phases(shared), lambda leaves: additive_sum(codes, shared, leaves, meter)
+        plan: SumPlan = sum_plan(context, members, size, minimum=minimum, verified=summation.verified)
+        return mask_phases(plan), lambda leaves: secure_sum(codes, plan, leaves, self._identities, meter=meter)
+
+
+def cost_of(meter: CostMeter, seconds: float, agents: int) -> SumCost:
+    """Return what a protocol has counted, among so many agents."""
+    size_bytes, messages = (np.zeros(agents, np.int64) for _ in range(2))
+    for column, counted in ((size_bytes, meter.sent), (messages, meter.messages)):
+        column[list(counted)] = list(counted.values())
+    down = sum(cost.down_bytes for cost in meter.costs.values())
+    return SumCost(size_bytes, messages, down, meter.heard, seconds)
+
+
+def codes_of(federation: Federation) -> Callable[[PyTree], BlockSums]:
+    """Return `updates -> BlockSums` with the sums of each update alone, NumPy arrays with a leading axis."""
+    program = _each_alone(federation)
+
+    def codes(updates: PyTree) -> BlockSums:
+        count, parts = len(jax.tree.leaves(updates)[0]), []
+        for start in range(0, count, TOGETHER):
+            # Padded with copies of the last one: one program for any number of updates.
+            rows = np.minimum(np.arange(start, start + TOGETHER), count - 1)
+            parts.append(program(jax.tree.map(lambda x, rows=rows: x[rows], updates)))
+        joined: BlockSums = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
+        return joined._replace(reach=joined.reach[:, 0])
+
+    return codes
+
+
+@cached_program
+def _each_alone(federation: Federation) -> Callable[[Update], BlockSums]:
+    def alone(update: Update) -> Any:
+        one = jax.tree.map(lambda x: x[None], update)
+        return partial_sums(federation, one, jnp.ones(1, bool))
+
+    return jax.jit(jax.vmap(alone))

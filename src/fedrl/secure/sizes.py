@@ -1,0 +1,74 @@
+"""The bytes of a secure sum in each phase, to and from an agent, if everybody stays: for clocks and tables.
+
+They follow from the plan alone. Where agents leave, later messages have fewer entries.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fedrl.secure.additive import AdditivePlan
+from fedrl.secure.identity import SIGNATURE_BYTES
+from fedrl.secure.masks import KEY_BYTES
+from fedrl.secure.messages import ADVERT_PARTS, BOX, COUNT, HASH, HEAD, SHARE
+from fedrl.secure.plan import SumPlan
+from fedrl.secure.ring import WORD
+
+
+class PhaseBytes(NamedTuple):
+    """The bytes of one phase.
+
+    Attributes:
+        name: The phase, of `fedrl.secure.coordinator.PHASES` or `fedrl.secure.drive_additive.ADDITIVE_PHASES`.
+        down: Bytes of the message to an agent, after which it answers; 0 if there is none.
+        up: Bytes of its answer.
+    """
+
+    name: str
+    down: int
+    up: int
+
+
+def mask_phases(plan: SumPlan) -> tuple[PhaseBytes, ...]:
+    """Return the phases of a sum with masks.
+
+    >>> [phase.up for phase in mask_phases(SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2))]
+    [177, 405, 4017, 81, 129]
+    """
+    head, near, members = HEAD.size, plan.degree, -(-len(plan.members) // 8)
+    who, advert = COUNT.size, COUNT.size + sum(ADVERT_PARTS)
+
+    def rows(count: int, size: int) -> int:
+        return COUNT.size + count * (who + size)
+
+    opened, signed = head + who + rows(near + 1, SHARE), head + rows(near, SIGNATURE_BYTES)
+    phases = (
+        PhaseBytes("adverts", 0, head + advert),
+        PhaseBytes(
+            "shares",
+            head + members + COUNT.size + near * advert,
+            head + who + rows(near, BOX) + rows(near + 1, 2 * HASH),
+        ),
+        PhaseBytes("masked", head + members + rows(near, BOX), head + who + plan.size * WORD.itemsize),
+    )
+    if not plan.verified:
+        return (*phases, PhaseBytes("opening", head + members, opened))
+    return (
+        *phases,
+        PhaseBytes("signatures", head + members, head + who + SIGNATURE_BYTES),
+        PhaseBytes("opening", signed, opened),
+    )
+
+
+def additive_phases(plan: AdditivePlan) -> tuple[PhaseBytes, ...]:
+    """Return the phases of a sum by additive shares in which agents send.
+
+    >>> additive_phases(AdditivePlan(b"example", (0, 1, 2), size=1000, minimum=2, aggregators=2))
+    (PhaseBytes(name='parts', down=0, up=4040),)
+    """
+    whole = COUNT.size + plan.size * WORD.itemsize
+    if plan.aggregators:
+        return (PhaseBytes("parts", 0, (plan.aggregators - 1) * (COUNT.size + KEY_BYTES) + whole),)
+    others = len(plan.members) - 1
+    parts = PhaseBytes("parts", 0, others * (COUNT.size + KEY_BYTES))
+    return (parts, PhaseBytes("sums", 0, whole))
