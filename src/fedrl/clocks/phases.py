@@ -38,7 +38,7 @@ def phases(
     now_s: float,
     until_s: np.ndarray,
     deadline_s: float,
-    chance: float,
+    drop_out: float,
     seed: int,
     ids: np.ndarray,
     turns: np.ndarray,
@@ -50,7 +50,7 @@ def phases(
         now_s: The second at which the first phase begins.
         until_s: The second at which each agent goes offline, `[n]`.
         deadline_s: Seconds after which a phase ends.
-        chance: The probability that an agent leaves in a phase.
+        drop_out: The probability that an agent leaves in a phase.
         seed: The seed of the run.
         ids: The agents, `[n]`.
         turns: The number of the job of each, `[n]`: draws differ from job to job.
@@ -64,7 +64,7 @@ def phases(
     for number, needs_s in enumerate(answer_s):
         here = left == len(answer_s)
         gone = needs_s > until_s - now_s
-        lost = uniform(seed, Purpose.PHASE, ids, turns * MOST_PHASES + number) < chance
+        lost = uniform(seed, Purpose.PHASE, ids, turns * MOST_PHASES + number) < drop_out
         late = needs_s > deadline_s
         left[here & (gone | lost | late)] = number
         # Who goes offline, and whose answer is lost, is noticed; who is late is waited for until the deadline.

@@ -174,8 +174,8 @@ class Virtual:
             2.0 * speeds.latency_s[ids] + down * speeds.byte_down_s[ids] + up * speeds.byte_up_s[ids]
             for down, up in sizes
         ]
-        chance, seed = self.devices.phase_drop_out, int(state.seed[0])
-        return phases(answer_s, now_s, state.until_s[ids], deadline_s, chance, seed, ids, state.turns[ids])
+        drop_out, seed = self.devices.phase_drop_out, int(state.seed[0])
+        return phases(answer_s, now_s, state.until_s[ids], deadline_s, drop_out, seed, ids, state.turns[ids])
 
     def advance(self, state: ClockState, seconds: float) -> ClockState:
         """Let seconds pass."""

@@ -61,9 +61,9 @@ class PendingUpdates:
         self.uploads.size_bytes[:] += uploads.size_bytes
         self.uploads.messages[:] += uploads.messages
 
-    def opened(self, found: OpenedUpdates) -> tuple[int, int]:
+    def add_sums(self, found: OpenedUpdates) -> tuple[int, int]:
         """Add what sums by a protocol cost; return bytes and number of the messages to agents."""
-        self.log.opened(found)
+        self.log.add_sums(found)
         if not isinstance(found.cost.size_bytes, tuple):
             sent = Uploads(found.cost.size_bytes, found.cost.messages, {})
             self.weigh(sent)

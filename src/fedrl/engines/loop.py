@@ -324,7 +324,7 @@ class Loop:
         if self.sums is not None and len(scale):
             clock_state, opened = self.sums.open(engine_state.clock, inbox)
             engine_state, inbox = engine_state._replace(clock=clock_state), opened.inbox
-            down_sums = pending.opened(opened)
+            down_sums = pending.add_sums(opened)
         if len(pending.restarted):
             anew = (pending.restarted, run_state.policy)
             server, memory = self.topology.restarted(run_state.keys, server, memory, *anew)

@@ -124,7 +124,7 @@ class RoundLog:
         self.sent_up.size_bytes[:] += uploads.size_bytes
         self.sent_up.messages[:] += uploads.messages
 
-    def opened(self, found: OpenedUpdates) -> None:
+    def add_sums(self, found: OpenedUpdates) -> None:
         """Log the sums that a protocol has opened, and what it cost."""
         self.rejected += found.missing
         self.skipped += found.why
