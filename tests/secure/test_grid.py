@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedrl.aggregators import mean
 from fedrl.config import load
 from fedrl.config.build import build
-from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.errors import ConfigError
 from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
@@ -109,13 +109,13 @@ def test_an_update_beyond_the_grid_is_rejected_and_the_others_are_added() -> Non
     assert seen.weight == 3.0
 
 
-def test_a_grid_without_bits_and_weights_of_samples_are_refused() -> None:
+def test_a_grid_without_bits_and_a_sum_of_one_are_refused() -> None:
     with pytest.raises(ConfigError, match="largest is 1e"):
         ring_sum(10, 1e60)
     with pytest.raises(ConfigError, match="minimum is 1 of 10"):
         ring_sum(10, 1.0, minimum=1)
-    with pytest.raises(UnsoundError, match="weights"):
-        federate(quadratic(sgd(0.1)), mean("samples"), summation=ring_sum(4, 8.0))
+    with pytest.raises(ConfigError, match="agents is 100000000"):
+        ring_sum(10**8, 1.0)
 
 
 def test_a_configuration_names_a_summation_and_the_resolved_one_has_its_agents() -> None:

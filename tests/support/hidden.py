@@ -7,4 +7,4 @@ from fedrl.core.summation import Summation, exact_sum
 @component("test double")
 def veil() -> Summation:
     plain = exact_sum()
-    return Summation(plain.quantize, plain.total, plain.limit, opens="sum")
+    return Summation(plain.quantize, plain.total, plain.limit, opens="sum", statistics=True)

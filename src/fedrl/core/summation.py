@@ -35,6 +35,7 @@ class Summation:
         rows: The most rows of one call of `quantize`; 1 where `total` needs the integers of each agent by itself.
         minimum: The fewest updates of which a sum is opened; a round with fewer is left out.
         unit: The step of the grid to which terms are rounded, a power of two; None: they are not rounded to one.
+        statistics: Whether statistics are added in the same way as updates, and hidden like them.
         protocol: The messages by which integers are added, so that none of them is read: "none", "masks" or "additive".
             They are exchanged after it is decided whose updates are merged (`fedrl.engines.secure_sums`).
         phase_s: Seconds in which the messages of one phase of the protocol have to come.
@@ -50,6 +51,7 @@ class Summation:
     rows: int = exact.LANES
     minimum: int = 1
     unit: float | None = None
+    statistics: bool = False
     protocol: str = "none"
     phase_s: float = math.inf
     verified: bool = True

@@ -34,6 +34,7 @@ from fedrl.secure.drive_additive import additive_sum
 from fedrl.secure.identity import Identity, new_identities
 from fedrl.secure.plan import SumPlan, sum_plan
 from fedrl.secure.sizes import PhaseBytes, additive_phases, mask_phases
+from fedrl.secure.vector import parts_of, vector_of
 
 LEFT = {"left_sums": Measure("round", "", "lower")}
 """Measure of a protocol: agents that left in the phases of a sum, after they had trained."""
@@ -93,29 +94,30 @@ class SecureSums:
         agents, minimum = inbox.agent[fits], max(summation.minimum, 2)
         included, missing, why, cost = np.zeros(len(fits), bool), tuple[Rejection, ...](), "", SumCost()
         opened: OpenedSum | None = None
+        vectors = vector_of(sums.updates[:, 0], sums.statistics)
         if self._executor.clock is not None:  # a log tells who was in the sum
             included[fits] = self._executor.clock.summed(agents)
         elif len(agents) < minimum:
             why = f"{len(agents)} of at least {minimum} updates arrived that {summation!r} needs"
         else:
-            opened, missing, why, cost = self._carried_out(clock_state, agents, sums.updates[fits, 0])
+            opened, missing, why, cost = self._carried_out(clock_state, agents, vectors[fits])
             included[fits] = np.isin(agents, () if opened is None else opened.included)
-        plain = sums.updates[included, 0].sum(axis=0, dtype=np.int32)
-        codes: Any = plain if opened is None else opened.total.view(np.int32)
+        total = vectors[included].sum(axis=0, dtype=np.int32) if opened is None else opened.total
+        codes, digits = parts_of(np.asarray(total), sums.updates.shape[2])
         # An update beyond the grid is no part of the protocol: its agent says so, and it is named like any other one.
         there = included | ~fits
-        whole = BlockSums(codes[None], sums.statistics[included].sum(axis=0, dtype=np.int64), sums.reach[there])
+        whole = sums._replace(updates=codes[None], statistics=digits, reach=sums.reach[there])
         rest = inbox.of(there)
         block = [PartialSums(whole, np.ones(there.sum(), bool), rest.agent)] if there.any() else []
         return OpenedUpdates(rest._replace(block_sums=block), missing, (why,) if why else (), cost)
 
     def _carried_out(
-        self, clock_state: Any, agents: np.ndarray, codes: np.ndarray
+        self, clock_state: Any, agents: np.ndarray, vectors: np.ndarray
     ) -> tuple[OpenedSum | None, tuple[Rejection, ...], str, SumCost]:
         """Carry out the protocol: its result, who left when, why it was given up, and what it cost."""
         order = np.argsort(agents)
-        agents, codes, meter = agents[order], codes[order], CostMeter()
-        steps, add = self._protocol(tuple(agents.tolist()), codes, meter)
+        agents, vectors, meter = agents[order], vectors[order], CostMeter()
+        steps, add = self._protocol(tuple(agents.tolist()), vectors, meter)
         found = self._clock.phases(
             clock_state, agents, [(step.down, step.up) for step in steps], self._federation.summation.phase_s
         )
@@ -136,16 +138,16 @@ class SecureSums:
         return opened, missing, why, cost
 
     def _protocol(
-        self, members: tuple[int, ...], codes: np.ndarray, meter: CostMeter
+        self, members: tuple[int, ...], vectors: np.ndarray, meter: CostMeter
     ) -> tuple[tuple[PhaseBytes, ...], Callable[[Mapping[int, str]], OpenedSum]]:
         """Return the phases of the protocol, and what carries it out if these agents leave."""
-        summation, context, size = self._federation.summation, os.urandom(32), codes.shape[1]
+        summation, context, size = self._federation.summation, os.urandom(32), vectors.shape[1]
         minimum = max(summation.minimum, 2)
         if summation.protocol == "additive":
             shared = AdditivePlan(context, members, size, minimum=minimum, aggregators=2)
-            return additive_phases(shared), lambda leaves: additive_sum(codes, shared, leaves, meter)
+            return additive_phases(shared), lambda leaves: additive_sum(vectors, shared, leaves, meter)
         plan: SumPlan = sum_plan(context, members, size, minimum=minimum, verified=summation.verified)
-        return mask_phases(plan), lambda leaves: secure_sum(codes, plan, leaves, self._identities, meter=meter)
+        return mask_phases(plan), lambda leaves: secure_sum(vectors, plan, leaves, self._identities, meter=meter)
 
 
 def cost_of(meter: CostMeter, seconds: float, agents: int) -> SumCost:

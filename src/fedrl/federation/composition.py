@@ -84,7 +84,11 @@ def _check_sums(aggregator: Aggregator, stages: Sequence[Stage], hiding: Summati
             f"{one!r} out.",
             reason="only sums",
         )
-    for private in (*(stage for stage in rest if stage.noise is not None), *([hiding] if hiding else [])):
+    covered = hiding is not None and hiding.statistics
+    for private in (
+        *(stage for stage in rest if stage.noise is not None),
+        *([hiding] if hiding and not covered else []),
+    ):
         raise UnsoundError(
             f"{private!r} hides single updates from the server, and {one!r} sends its statistics unprotected, beside "
             "all other stages. Statistics of stages under noise or inside a hidden sum are not supported yet. Leave "

@@ -63,9 +63,10 @@ def check_private(
     if not private:
         return
     # Messages beside the update come first: their refusal holds whatever the noise is calibrated for.
-    _check_beside(learner, aggregator, stages, reports, private[0])
+    noisy = adds_noise(learner, stages)
+    _check_beside(learner, aggregator, stages, reports, private[0], None if noisy else hiding)
     if hiding is not None:
-        _check_hidden(aggregator, hiding)
+        _check_hidden(aggregator, hiding, noisy)
     for at, stage in enumerate(stages):
         if stage.noise is not None:
             _check_noise(learner, aggregator, stages, payload, at, hiding is not None)
@@ -79,13 +80,16 @@ def _check_beside(
     stages: Sequence[Stage],
     reports: Sequence[str],
     private: Stage | Summation,
+    hiding: Summation | None,
 ) -> None:
-    """Refuse what leaves an agent beside the value of its update: statistics, reports, withheld updates, weights."""
-    inside = " Hidden sums of statistics are not supported yet." if isinstance(private, Summation) else ""
-    if learner.statistics is not None:
+    """Refuse what leaves an agent beside the value of its update: statistics, reports, withheld updates, weights.
+
+    `hiding` is the summation that hides weights, and statistics if it adds them as well, where nothing adds noise.
+    """
+    if learner.statistics is not None and (hiding is None or not hiding.statistics):
         raise UnsoundError(
             f"{learner!r} counts statistics, which are sent unprotected beside all stages, and {private!r} protects "
-            f"the value of an update alone.{inside} Let every agent keep its own, personal(learner, "
+            f"the value of an update alone. Let every agent keep its own, personal(learner, "
             f"local=['moments']), or leave {private!r} out.",
             reason=CLEAR,
         )
@@ -103,7 +107,7 @@ def _check_beside(
                 f"upload contains the changes of several rounds. Leave {stage!r} out.",
                 reason=CLEAR,
             )
-        if stage.reweights:
+        if stage.reweights and hiding is None:
             raise UnsoundError(
                 f"{stage!r} makes the weight of an update depend on its agent, and the weight is sent unprotected: "
                 f"{private!r} protects the value of an update alone. Leave {stage!r} out.",
@@ -111,12 +115,18 @@ def _check_beside(
             )
 
 
-def _check_hidden(aggregator: Aggregator, hiding: Summation) -> None:
-    """Refuse a weighted mean inside a sum that hides its terms."""
-    if aggregator.divides_by != "count":
+def _check_hidden(aggregator: Aggregator, hiding: Summation, noisy: bool) -> None:
+    """Refuse weights inside a hidden sum where noise is for equal ones, and a rule that is not known to be a mean."""
+    if aggregator.divides_by == "weights" and noisy:
         raise UnsoundError(
-            f"{aggregator!r} adds updates by weights, and {hiding!r} adds all updates with the same weight. Weights "
-            f"inside a hidden sum are not supported yet. {UNIFORM}",
+            f"{aggregator!r} adds updates by weights inside {hiding!r}, and the noise is for a sum of updates with "
+            f"equal weights. Weights with a cap are not supported yet. {UNIFORM}",
+            reason="hidden",
+        )
+    if aggregator.divides_by is None:
+        raise UnsoundError(
+            f"{aggregator!r} is not declared to be a mean (Aggregator.divides_by), and {hiding!r} opens the sum of "
+            f"updates and of their weights, from which no more than a mean follows. {UNIFORM}",
             reason="hidden",
         )
 

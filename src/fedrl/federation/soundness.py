@@ -91,13 +91,15 @@ def outgoing(federation: Federation, update: Update | None = None) -> list[Outgo
         return Outgoing(name, "agent", SERVER, None if varies(what) else int(size_bytes(what)), protected_by, note)
 
     found = [leaving("value", update.value, protection(stages, federation.summation, federation.learner))]
+    inside = HIDDEN if hidden(federation.summation) else NOTHING
     for name, sums in update.statistics.items():
-        found.append(leaving(f"statistics/{name}", sums, note="exact sums, beside all stages"))
+        added = inside if federation.summation.statistics else NOTHING
+        found.append(leaving(f"statistics/{name}", sums, added, note="exact sums, beside all stages"))
     for name, said in update.report.items():
         note = "how long its local steps took" if name == DURATION else "asked for by name"
         found.append(leaving(f"report/{name}", said, note=note))
     note = f"set by {weighing[0]!r}" if weighing else "the samples of its local steps"
-    found += [leaving("weight", update.weight, note=note), leaving("version", update.version)]
+    found += [leaving("weight", update.weight, inside, note), leaving("version", update.version)]
     if changing:
         # A size that depends on the content, and a message that is not sent, reveal data without any bytes of their
         # own.

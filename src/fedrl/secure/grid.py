@@ -23,12 +23,13 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Positive, PositiveDuration
 from fedrl.core.summation import Summation
+from fedrl.secure.vector import MOST_AGENTS
 
 BITS = 31
 """The bits of a magnitude in an int32."""
 PROTOCOLS = ("none", "masks", "additive")
-WEIGHT_BITS = 4
-"""The bits below one with which weights are rounded."""
+LARGEST_WEIGHT, FEWEST_BITS = 16.0, 4
+"""The largest weight of an update in units of an agent's usual one, and the fewest bits after the point of weights."""
 
 
 def bits_below(agents: int, largest: float) -> int:
@@ -55,7 +56,8 @@ def ring_sum(
 
     An update with a larger entry is rejected by its own agent: the sum would overflow. Numbers are rounded towards
     zero, so that no norm increases, for which noise was calibrated. The error of a sum of K updates is below K 2^-s per
-    entry. On the wire a number has 4 bytes.
+    entry. Weights are entries of the same vector, below 16 usual ones, rounded to the nearest on a grid of their own.
+    Statistics are in it, too, and stay exact (`fedrl.secure.vector`). On the wire a number has 4 bytes, a statistic 72.
 
     Args:
         agents: The largest number of agents in one sum.
@@ -86,7 +88,8 @@ def ring_sum(
             f"or more, and to {agents} at most."
         )
     bits = bits_below(agents, largest)
-    if agents << WEIGHT_BITS >= 1 << BITS or not -100 <= bits <= 100:
+    weight_bits = bits_below(agents, LARGEST_WEIGHT)
+    if weight_bits < FEWEST_BITS or not -100 <= bits <= 100:
         raise ConfigError(
             f"agents is {agents} and largest is {largest:g}. Codes of 32 bits hold their sum in units "
             f"of 2^{-bits}, which is no useful grid. Use another unit of parameters, or a clip."
@@ -94,20 +97,20 @@ def ring_sum(
     unit = 2.0**-bits
 
     def quantize(terms: jax.Array, accepted: jax.Array) -> jax.Array:
-        steps = jnp.full(terms.shape[1], 2.0**bits, jnp.float32).at[-1].set(2.0**WEIGHT_BITS)
+        kept = jnp.where(accepted[:, None], terms, 0.0)
         # Rounded to the nearest, many small entries could almost double the norm of an update behind its clip.
-        codes = jnp.trunc(jnp.where(accepted[:, None], terms, 0.0) * steps).astype(jnp.int32)
+        values, weight = jnp.trunc(kept[:, :-1] * 2.0**bits), jnp.round(kept[:, -1:] * 2.0**weight_bits)
+        codes = jnp.concatenate([values, weight], axis=1).astype(jnp.int32)
         return codes.sum(axis=0, keepdims=True, dtype=jnp.int32)
 
     def total(partials: Sequence[Any]) -> np.ndarray:
         values = added(partials).astype(np.float64) * unit
-        values[-1] *= 2.0**-WEIGHT_BITS / unit
+        values[-1] *= 2.0**-weight_bits / unit
         return values
 
-    weight_limit = 2.0**BITS / (agents << WEIGHT_BITS)
     rows = exact.LANES if protocol == "none" else 1
-    hiding = Summation(quantize, total, largest, weight_limit, opens="sum", rows=rows, minimum=minimum, unit=unit)
-    return replace(hiding, protocol=protocol, phase_s=phase_s, verified=verified)
+    hiding = Summation(quantize, total, largest, LARGEST_WEIGHT, opens="sum", rows=rows, minimum=minimum, unit=unit)
+    return replace(hiding, statistics=agents <= MOST_AGENTS, protocol=protocol, phase_s=phase_s, verified=verified)
 
 
 def added(partials: Sequence[Any]) -> np.ndarray:

@@ -33,7 +33,7 @@ def mask_phases(plan: SumPlan) -> tuple[PhaseBytes, ...]:
     """Return the phases of a sum with masks.
 
     >>> [phase.up for phase in mask_phases(SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2))]
-    [177, 405, 4017, 81, 129]
+    [177, 397, 4017, 81, 129]
     """
     head, near, members = HEAD.size, plan.degree, -(-len(plan.members) // 8)
     who, advert = COUNT.size, COUNT.size + sum(ADVERT_PARTS)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, NonNegative, Positive, check_ranges, ranges_of
+from fedrl.core.summation import hidden
 from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
-from fedrl.federation.soundness import NOISE, NOTHING, SERVER, Outgoing, outgoing
+from fedrl.federation.soundness import HIDDEN, NOISE, NOTHING, SERVER, Outgoing, outgoing
 from fedrl.privacy.guarantee import Guarantee
 from fedrl.wire.codec import varies
 
@@ -165,13 +166,13 @@ def needed(federation: Federation, bids: tuple[str, ...] | None = None) -> MayLe
     >>> needed(federate(q_table(gridworld()), q_ffl(1.0))).reports
     ('loss',)
     """
-    leaving = [each.name.partition("/") for each in leaving_of(federation, bids)]
+    leaving = [each.name.partition("/") for each in leaving_of(federation, bids) if each.protection != HIDDEN]
     return MayLeave(
         payload=("gradient",) if federation.payload == "gradient" else ("delta",),
         reports=tuple(name for kind, _, name in leaving if kind in ("report", "bid")),
         statistics=tuple(name for kind, _, name in leaving if kind == "statistics"),
         sizes=any(kind in ("size", "silence") for kind, _, _ in leaving),
-        weights=any(stage.reweights for stage in federation.stages),
+        weights=any(stage.reweights for stage in federation.stages) and hidden(federation.summation) is None,
     )
 
 
@@ -181,12 +182,12 @@ def _forbidden(may_leave: MayLeave, federation: Federation, each: Outgoing) -> s
     largest, size = may_leave.largest_bytes, each.size_bytes
     # Noise that the server adds, and sums that others hide, protect only if the others keep to it.
     noisy = may_leave.privacy == "nothing" or NOISE["agent"] in each.protection
-    derived = any(stage.reweights for stage in federation.stages)
+    derived, inside = any(stage.reweights for stage in federation.stages), each.protection == HIDDEN
     allowed = {
         f"reports to a list with {name!r}": kind not in ("report", "bid") or name in may_leave.reports,
-        f"statistics to a list with {name!r}": kind != "statistics" or name in may_leave.statistics,
+        f"statistics to a list with {name!r}": kind != "statistics" or name in may_leave.statistics or inside,
         "sizes = true": kind not in ("size", "silence", "bid size") or may_leave.sizes,
-        "weights = true": kind != "weight" or may_leave.weights or not derived,
+        "weights = true": kind != "weight" or may_leave.weights or not derived or inside,
         "privacy = 'nothing'": kind != "value" or noisy,
         f"largest_bytes to {size} or more": kind != "value" or largest is None or size is None or size <= largest,
     }
