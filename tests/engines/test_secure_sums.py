@@ -147,7 +147,7 @@ def test_rounds_on_the_clock_go_on_after_phases_in_which_agents_went_offline() -
     assert sum(each.weight for each in seen) > 100
 
 
-@pytest.mark.parametrize("protocol", ["masks", "additive"])
+@pytest.mark.parametrize("protocol", ["masks", "additive", "ckks"])
 def test_relays_forward_what_the_protocol_opens(protocol: str) -> None:
     relays = tree([3, 2])
     plain, _, _ = played(federation("none"), topology=relays)
