@@ -21,6 +21,7 @@ ALL = (
     "restart",
     "transport",
     "secure_sum",
+    "encryption",
     "agent_start",
     "network_life",
     "study_on_ray",

@@ -228,7 +228,7 @@ def test_a_sum_of_more_agents_than_ever_take_part_is_refused() -> None:
         check(federation(), 3, None, Scheduler(), None)
 
 
-@pytest.mark.parametrize("protocol", ["masks", "additive"])
+@pytest.mark.parametrize("protocol", ["masks", "additive", "ckks"])
 def test_protocols_open_the_same_noisy_sum_bit_for_bit(protocol: str) -> None:
     plain, _ = run(federation())
     hidden, seen = run(federation(protocol=protocol))

@@ -78,7 +78,7 @@ def test_a_federation_learns_as_with_the_plain_sum_within_the_grid() -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), plain, hidden)
 
 
-@pytest.mark.parametrize("protocol", ["masks", "additive"])
+@pytest.mark.parametrize("protocol", ["masks", "additive", "ckks"])
 def test_a_protocol_gives_the_numbers_of_the_ring_bit_for_bit(protocol: str) -> None:
     def federation(protocol: str):
         return federate(quadratic(sgd(0.1)), mean("uniform"), summation=ring_sum(4, 8.0, protocol=protocol))
@@ -89,7 +89,7 @@ def test_a_protocol_gives_the_numbers_of_the_ring_bit_for_bit(protocol: str) -> 
     assert seen.weight == 4.0
 
 
-@pytest.mark.parametrize("protocol", ["none", "masks", "additive"])
+@pytest.mark.parametrize("protocol", ["none", "masks", "additive", "ckks"])
 def test_a_sum_of_too_few_is_not_opened(protocol: str) -> None:
     minimum = FLEET.minimum.copy()
     minimum[1:, 0] = 1e6

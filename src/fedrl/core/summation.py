@@ -36,8 +36,8 @@ class Summation:
         minimum: The fewest updates of which a sum is opened; a round with fewer is left out.
         unit: The step of the grid to which terms are rounded, a power of two; None: they are not rounded to one.
         statistics: Whether statistics are added in the same way as updates, and hidden like them.
-        protocol: The messages by which integers are added, so that none of them is read: "none", "masks" or "additive".
-            They are exchanged after it is decided whose updates are merged (`fedrl.engines.secure_sums`).
+        protocol: The messages by which integers are added, so that none of them is read: "none", "masks", "additive" or
+            "ckks". They are exchanged after it is decided whose updates are merged (`fedrl.engines.secure_sums`).
         phase_s: Seconds in which the messages of one phase of the protocol have to come.
         verified: Whether agents compare which set of agents they were shown (`fedrl.secure.plan.SumPlan`).
         call: The constructor call that made the summation.

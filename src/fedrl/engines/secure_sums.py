@@ -29,11 +29,14 @@ from fedrl.engines.program_cache import cached_program
 from fedrl.engines.state import Rejection
 from fedrl.federation.federation import Federation
 from fedrl.secure.additive import AdditivePlan
+from fedrl.secure.ckks import EncryptionKey, new_encryption_key
 from fedrl.secure.drive import CostMeter, OpenedSum, secure_sum
 from fedrl.secure.drive_additive import additive_sum
+from fedrl.secure.drive_encrypted import encrypted_sum
+from fedrl.secure.encrypted import EncryptedSumPlan
 from fedrl.secure.identity import Identity, new_identities
 from fedrl.secure.plan import SumPlan, sum_plan
-from fedrl.secure.sizes import PhaseBytes, additive_phases, mask_phases
+from fedrl.secure.sizes import PhaseBytes, additive_phases, encrypted_phases, mask_phases
 from fedrl.secure.vector import parts_of, vector_of
 
 LEFT = {"left_sums": Measure("round", "", "lower")}
@@ -66,6 +69,10 @@ class SecureSums:
     @cached_property
     def _identities(self) -> Mapping[int, Identity]:
         return new_identities(tuple(range(len(self._group))))
+
+    @cached_property
+    def _key(self) -> EncryptionKey:
+        return new_encryption_key()
 
     def open(self, clock_state: Any, inbox: Inbox) -> tuple[Any, OpenedUpdates]:
         """Return the sums of the updates whose scale is above 0, as far as they are opened.
@@ -146,6 +153,9 @@ class SecureSums:
         if summation.protocol == "additive":
             shared = AdditivePlan(context, members, size, minimum=minimum, aggregators=2)
             return additive_phases(shared), lambda leaves: additive_sum(vectors, shared, leaves, meter)
+        if summation.protocol == "ckks":
+            closed = EncryptedSumPlan(members, size, minimum=minimum)
+            return encrypted_phases(closed), lambda leaves: encrypted_sum(vectors, closed, leaves, self._key, meter)
         plan: SumPlan = sum_plan(context, members, size, minimum=minimum, verified=summation.verified)
         return mask_phases(plan), lambda leaves: secure_sum(vectors, plan, leaves, self._identities, meter=meter)
 

@@ -2,15 +2,27 @@
 
     grid  --integers-->  masks, shares, graph  -->  agent, coordinator  -->  drive   all of it in one process
                          plan: what all know        additive                groups  a sum for each group
+                         ckks                       encrypted
 
-`agent` and `coordinator` are the protocol with one server, `additive` the one without an all-seeing party at all.
+`agent` and `coordinator` are the protocol with one server, `additive` the one without an all-seeing party at all,
+`encrypted` the one in which agents share a key that the server lacks.
 """
 
 from fedrl.secure.additive import AdditivePlan
 from fedrl.secure.agent import SumAgent
+from fedrl.secure.ckks import EncryptionKey, new_encryption_key
 from fedrl.secure.coordinator import SumCoordinator
 from fedrl.secure.drive import OpenedSum, secure_sum
 from fedrl.secure.drive_additive import additive_sum
+from fedrl.secure.drive_encrypted import encrypted_sum
+from fedrl.secure.encrypted import (
+    CiphertextAdder,
+    EncryptedSum,
+    EncryptedSumPlan,
+    EncryptedVector,
+    decrypt,
+    encrypt,
+)
 from fedrl.secure.grid import ring_sum
 from fedrl.secure.groups import group_sums, partition
 from fedrl.secure.identity import Directory, Identity
@@ -18,7 +30,12 @@ from fedrl.secure.plan import SumPlan, context_of, sum_plan
 
 __all__ = [
     "AdditivePlan",
+    "CiphertextAdder",
     "Directory",
+    "EncryptedSum",
+    "EncryptedSumPlan",
+    "EncryptedVector",
+    "EncryptionKey",
     "Identity",
     "OpenedSum",
     "SumAgent",
@@ -26,7 +43,11 @@ __all__ = [
     "SumPlan",
     "additive_sum",
     "context_of",
+    "decrypt",
+    "encrypt",
+    "encrypted_sum",
     "group_sums",
+    "new_encryption_key",
     "partition",
     "ring_sum",
     "secure_sum",

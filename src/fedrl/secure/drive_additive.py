@@ -40,6 +40,7 @@ def additive_sum(
     peers = {} if plan.aggregators else {agent: SplittingPeer(plan, agent) for agent in plan.members}
     adders: dict[int, SplittingPeer | PartAdder] = {**peers}
     adders |= {party: PartAdder(plan, party) for party in range(plan.aggregators)}
+    meter.add("parts")  # it has begun, also if nobody answers
     for agent, row in zip(plan.members, values, strict=True):
         if leaves.get(agent) == "parts":
             continue

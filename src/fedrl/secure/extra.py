@@ -1,4 +1,4 @@
-"""Whether the package is installed that secure sums need, and the core does not."""
+"""Whether the packages are installed that secure sums need, and the core does not."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def check_cryptography() -> None:
     """
     if importlib.util.find_spec("cryptography") is None:
         raise ConfigError("A secure sum needs cryptography, which is not installed. Run pip install 'fedrl[secure]'.")
+
+
+def check_tenseal() -> None:
+    """Refuse to go on without the package of the extra `he`.
+
+    Raises:
+        ConfigError: It is missing.
+    """
+    if importlib.util.find_spec("tenseal") is None:
+        raise ConfigError("An encrypted sum needs tenseal, which is not installed. Run pip install 'fedrl[he]'.")

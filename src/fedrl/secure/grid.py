@@ -23,11 +23,12 @@ from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, Positive, PositiveDuration
 from fedrl.core.summation import Summation
+from fedrl.secure.encrypted import check_encryption
 from fedrl.secure.vector import MOST_AGENTS
 
 BITS = 31
 """The bits of a magnitude in an int32."""
-PROTOCOLS = ("none", "masks", "additive")
+PROTOCOLS = ("none", "masks", "additive", "ckks")
 LARGEST_WEIGHT, FEWEST_BITS = 16.0, 4
 """The largest weight of an update in units of an agent's usual one, and the fewest bits after the point of weights."""
 
@@ -65,23 +66,27 @@ def ring_sum(
         minimum: The fewest updates of which the sum is opened; a round with fewer is left out.
         protocol: The messages that are exchanged: "none" in a simulation of the sums alone; "masks", those of agents
             and coordinator with double masks (`fedrl.secure.agent`); "additive", those of additive shares among two
-            aggregators (`fedrl.secure.additive`). Sums of the same agents are the same, bit for bit.
+            aggregators (`fedrl.secure.additive`); "ckks", ciphertexts under a key that the coordinator lacks
+            (`fedrl.secure.encrypted`), of 7.6 bytes a number. Sums of the same agents are the same, bit for bit.
         phase_s: Seconds after which a phase of the protocol ends without the agents whose messages are missing.
         verified: Whether agents compare by signatures, in one more phase of "masks", which set of agents they were
             shown. It is needed where the coordinator may deviate from the protocol.
 
     Raises:
-        ConfigError: So many agents with so large entries leave no useful grid, or `protocol` is another word.
+        ConfigError: So many agents with so large entries leave no useful grid, they are too many for "ckks" or its
+            package is missing, or `protocol` is another word.
 
     >>> ring_sum(10, largest=1.0).opens
     'sum'
     """
     check_one_of(protocol, PROTOCOLS, "protocol")
-    if protocol == "none" and (phase_s != math.inf or not verified):
+    if (protocol == "none" and phase_s != math.inf) or (protocol != "masks" and not verified):
         raise ConfigError(
-            f"phase_s is {phase_s:g} and verified is {verified}, and they are of a protocol, which is 'none'. Set "
-            "protocol to 'masks', or leave them out."
+            f"phase_s is {phase_s:g} and verified is {verified}, and protocol is {protocol!r}, which has no "
+            f"{'phases' if verified else 'signatures to leave out'}. Set protocol to 'masks', or leave them out."
         )
+    if protocol == "ckks":
+        check_encryption(agents)
     if not 2 <= minimum <= agents:
         raise ConfigError(
             f"minimum is {minimum} of {agents} agents. A sum of fewer than two updates hides none of them. Set it to 2 "

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedrl.secure.additive import AdditivePlan
+from fedrl.secure.ckks import SUM_BYTES, VECTOR_BYTES, ciphertexts_of
+from fedrl.secure.encrypted import EncryptedSumPlan
 from fedrl.secure.identity import SIGNATURE_BYTES
 from fedrl.secure.masks import KEY_BYTES
 from fedrl.secure.messages import ADVERT_PARTS, BOX, COUNT, HASH, HEAD, SHARE
@@ -19,7 +21,8 @@ class PhaseBytes(NamedTuple):
     """The bytes of one phase.
 
     Attributes:
-        name: The phase, of `fedrl.secure.coordinator.PHASES` or `fedrl.secure.drive_additive.ADDITIVE_PHASES`.
+        name: The phase, of `fedrl.secure.coordinator.PHASES`, `fedrl.secure.drive_additive.ADDITIVE_PHASES` or
+            `fedrl.secure.drive_encrypted.ENCRYPTED_PHASES`.
         down: Bytes of the message to an agent, after which it answers; 0 if there is none.
         up: Bytes of its answer.
     """
@@ -72,3 +75,16 @@ def additive_phases(plan: AdditivePlan) -> tuple[PhaseBytes, ...]:
     others = len(plan.members) - 1
     parts = PhaseBytes("parts", 0, others * (COUNT.size + KEY_BYTES))
     return (parts, PhaseBytes("sums", 0, whole))
+
+
+def encrypted_phases(plan: EncryptedSumPlan) -> tuple[PhaseBytes, ...]:
+    """Return the phases of an encrypted sum. One agent opens it; a clock counts the time of the slowest that is there.
+
+    >>> [(phase.down, phase.up) for phase in encrypted_phases(EncryptedSumPlan((0, 1, 2), size=1000, minimum=2))]
+    [(0, 31204), (62001, 4000)]
+    """
+    count, members = ciphertexts_of(plan.size), -(-len(plan.members) // 8)
+    return (
+        PhaseBytes("vectors", 0, COUNT.size + count * VECTOR_BYTES),
+        PhaseBytes("opening", members + count * SUM_BYTES, plan.size * WORD.itemsize),
+    )
