@@ -21,6 +21,7 @@ ALL = (
     "restart",
     "transport",
     "secure_sum",
+    "secure_rounds",
     "encryption",
     "agent_start",
     "network_life",
