@@ -157,7 +157,7 @@ def test_relays_forward_what_the_protocol_opens(protocol: str) -> None:
 
 
 def test_arguments_of_a_protocol_without_one_are_refused() -> None:
-    with pytest.raises(ConfigError, match="phase_s is 3 .* protocol is 'none', which has no phases"):
+    with pytest.raises(ConfigError, match=r"phase_s is 3 .* protocol is 'none', which has no phases"):
         ring_sum(4, 1.0, phase_s=3.0)
     with pytest.raises(ConfigError, match="verified is False, and protocol is 'additive', which has no signatures"):
         ring_sum(4, 1.0, protocol="additive", verified=False)

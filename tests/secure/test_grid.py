@@ -138,6 +138,7 @@ def test_a_configuration_names_a_summation_and_the_resolved_one_has_its_agents()
         "agents": 3,
         "largest": 2.0,
         "minimum": 2,
+        "group_size": 0,
         "protocol": "none",
         "phase_s": float("inf"),
         "verified": True,

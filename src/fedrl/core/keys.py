@@ -44,8 +44,8 @@ class Stream(IntEnum):
     Of a run: SERVER (), AGENTS (agent, number of restarts), TRAINING (version, agent, how often it has received that
     version before), ACTING (version, agent, again, local step) and () for a trained policy, EPISODES (version, agent,
     again, local step, environment copy), BEGINNING (rounds trained, agent, environment copy), BROKEN (the same), ANEW
-    (number of restarts, agent, environment copy), SELECTION (), EVALUATION () and (agent, episode), FLEET (), TUNING
-    (number), SECRET (kind of party, level, number).
+    (number of restarts, agent, environment copy), SELECTION (), GROUPS (version), EVALUATION () and
+    (agent, episode), FLEET (), TUNING (number), SECRET (kind of party, level, number).
 
     Of a secret: ENCODE (version, again, consensus step), RULE (version), FINISH (version), DOWN (version, again).
 
@@ -71,6 +71,7 @@ class Stream(IntEnum):
     DOWN = 16
     NOISE = 17
     SAMPLING = 18
+    GROUPS = 19
 
 
 Root = bytes

@@ -23,7 +23,7 @@ from fedrl.core.errors import UnsoundError
 
 @record
 class Summation:
-    """How weighted updates and their weights are added for a rule with `needs="sum"`.
+    """How weighted updates and their weights are added for a rule with `needs="sum"`, or in groups for another one.
 
     Attributes:
         quantize: `(terms [rows, size], accepted [rows]) -> integers [digits, size]`, the sum of the accepted rows, in
@@ -36,6 +36,7 @@ class Summation:
         minimum: The fewest updates of which a sum is opened; a round with fewer is left out.
         unit: The step of the grid to which terms are rounded, a power of two; None: they are not rounded to one.
         statistics: Whether statistics are added in the same way as updates, and hidden like them.
+        group_size: The fewest agents in a group whose sum is opened by itself, for a rule that needs each; 0: one sum.
         protocol: The messages by which integers are added, so that none of them is read: "none", "masks", "additive" or
             "ckks". They are exchanged after it is decided whose updates are merged (`fedrl.engines.secure_sums`).
         phase_s: Seconds in which the messages of one phase of the protocol have to come.
@@ -52,6 +53,7 @@ class Summation:
     minimum: int = 1
     unit: float | None = None
     statistics: bool = False
+    group_size: int = 0
     protocol: str = "none"
     phase_s: float = math.inf
     verified: bool = True

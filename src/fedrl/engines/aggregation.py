@@ -44,8 +44,11 @@ class BlockSums(NamedTuple):
 
 def partial_sums(federation: Federation, updates: Update, here: jax.Array) -> BlockSums | Update:
     """Return a block's input of `merge_blocks`, from its decoded updates and the mask `here` of agents present."""
-    if federation.aggregator.needs != "sum":
-        return updates
+    return summed(federation, updates, here) if federation.aggregator.needs == "sum" else updates
+
+
+def summed(federation: Federation, updates: Update, here: jax.Array) -> BlockSums:
+    """Return the sums of a block, from its decoded updates and the mask `here` of agents present."""
     # An empty seat has weight 0 and is not accepted below, so whatever its row contains does not reach the sums.
     weights = jnp.where(here, updates.weight, 0.0) / weight_scale(federation)
     values = jax.lax.optimization_barrier(updates.value)
@@ -202,7 +205,7 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
     rejected, the server keeps its state; one that adds noise in every round commits a change of zero plus noise, as if
     each of its `agents` had sent zero with weight 1.
     """
-    summed = federation.aggregator.needs == "sum"
+    by_sum = federation.aggregator.needs == "sum"
     commit, commit_mean = commit_programs(federation, shapes(like))
     size, counts = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (like.value, like.statistics))
 
@@ -221,8 +224,8 @@ def merge_blocks(federation: Federation, like: Update, agents: int = 0) -> Calla
         keys = server_data(secret, int(server.version)), noise
         if not block_sums:
             return settled(server, 0.0, (), of_nobody(keys, server))
-        if summed:
-            rejected = _refused_rows(federation, like, block_sums, arrivals.sender)
+        if by_sum:
+            rejected = refused_rows(federation, like, block_sums, arrivals.sender)
             few = _too_few(federation.summation, len(arrivals.sender) - len(rejected))
             if few:
                 return settled(server, 0.0, rejected, of_nobody(keys, server))._replace(skipped=few)
@@ -276,10 +279,10 @@ def commit_programs(federation: Federation, like: Shapes) -> tuple[Callable[...,
 
     def commit_mean(keys: KeyData, server: ServerState, flat: jax.Array, weight: jax.Array, counted: Double) -> Judged:
         # A rule of the sum gets the exact mean as if it were a single update, of no particular sender.
-        whole = Update(_unflatten(flat[None], value), weight[None], server.version[None])
+        whole = Update(unflatten(flat[None], value), weight[None], server.version[None])
         alone = Arrivals(jnp.full(1, NOBODY), jnp.zeros(1, jnp.int32))
         merged, memory = federation.aggregate(server_keys(*keys).rule, alone, server, whole)
-        sums, rests = (_unflatten(x, statistics) for x in counted)
+        sums, rests = (unflatten(x, statistics) for x in counted)
         merged = merged._replace(statistics=jax.tree.map(Double, sums, rests))
         return commit(keys, server, merged, memory)
 
@@ -291,7 +294,7 @@ def skip_round(server: ServerState) -> ServerState:
     return server._replace(version=jax.device_put(np.int32(int(server.version) + 1), server.version.sharding))
 
 
-def _refused_rows(
+def refused_rows(
     federation: Federation, like: Update, block_sums: Sequence[Any], agents: np.ndarray
 ) -> tuple[Rejection, ...]:
     """Return the rejections of rows beyond the range of exact sums, in the order of agents."""
@@ -325,7 +328,7 @@ def _stacked(
     return updates, whose, tuple(Rejection(*each) for each in found)
 
 
-def _unflatten(flat: jax.Array, like: Shapes) -> PyTree:
+def unflatten(flat: jax.Array | np.ndarray, like: Shapes) -> PyTree:
     """Return the tree that `exact.flatten` laid out, with the leading axes of `flat` on every leaf."""
     leaves, structure = like
     ends = np.cumsum([leaf.size for leaf in leaves])

@@ -30,12 +30,12 @@ from fedrl.engines.delayed import at_first, delayed, shifted
 from fedrl.engines.down_messages import NOTHING, DownMessages, DownTraffic
 from fedrl.engines.engine_state import EngineState
 from fedrl.engines.executors.executor import Executor
-from fedrl.engines.executors.records import Agents, Learned
+from fedrl.engines.executors.records import Agents, Learned, OpenedUpdates
 from fedrl.engines.inbox import PARAMS, Table
 from fedrl.engines.messages import accounting
 from fedrl.engines.opening import left_out, opening
 from fedrl.engines.round_log import TIMES, RoundLog
-from fedrl.engines.secure_sums import SecureSums, sum_measures
+from fedrl.engines.secure_sums import secure_sums, sum_measures
 from fedrl.engines.soundness import cohort_ids
 from fedrl.engines.state import ClockStats, Rejection, RoundResult, Simulation, SimulationState, no_uploads
 from fedrl.engines.topologies.isolated import Isolated
@@ -65,8 +65,8 @@ class Loop:
         self.steps, self.merges, self.agents = steps, merges, len(steps)
         self.share = shares(executor.federation, steps)
         summation = executor.federation.summation
-        self.sums = SecureSums(executor, clock, topology.group) if opens_by_protocol(summation) else None
-        self.account = accounting(topology.wire, self.agents, later=self.sums is not None)
+        self.sums = secure_sums(executor, clock, topology)
+        self.account = accounting(topology.wire, self.agents, later=opens_by_protocol(summation))
         self.served = topology.collects != PARAMS and not isinstance(topology, Isolated)
         down = self.served and bool(topology.federation.down_stages)
         relays, ahead = (topology.relays, topology.looks_ahead) if down else ([], False)
@@ -320,9 +320,9 @@ class Loop:
         if self.scheduler.bids is not None:
             inbox = after_bids(self.executor, inbox, self.scheduler.schedule.deadline_s, log)
             scale = inbox.scale
-        whole, down_sums = inbox, (0, 0)
+        whole, down_sums, opened = inbox, (0, 0), OpenedUpdates(inbox)
         if self.sums is not None and len(scale):
-            clock_state, opened = self.sums.open(engine_state.clock, inbox)
+            clock_state, opened = self.sums.open(engine_state.clock, inbox, run_state.keys.run.tobytes())
             engine_state, inbox = engine_state._replace(clock=clock_state), opened.inbox
             down_sums = pending.add_sums(opened)
         if len(pending.restarted):
@@ -331,10 +331,9 @@ class Loop:
         number = int(server.version) + 1
         if len(scale) and (inbox.scale > 0.0).any():
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox)
-            merged = inbox.agent[inbox.scale > 0.0]
             log.staleness.append((number - 1 - inbox.version)[inbox.scale > 0.0])
             # An update that arrived and was not merged: the stages of its agent get their memory back, too.
-            dropped = np.union1d(result.dropped, np.setdiff1d(whole.agent, merged))
+            dropped = np.union1d(result.dropped, np.setdiff1d(whole.agent, opened.merged))
         elif self.topology.releases:
             # A server that adds noise also does so without updates: a round without noise would reveal that.
             server, memory, result = self.topology.merge(run_state.keys, server, memory, inbox.nobody())

@@ -126,7 +126,7 @@ class RoundLog:
 
     def add_sums(self, found: OpenedUpdates) -> None:
         """Log the sums that a protocol has opened, and what it cost."""
-        self.rejected += found.missing
+        self.rejected += found.missing + found.rejected
         self.skipped += found.why
         self.left += len(found.missing)
         self.phases_s += found.cost.seconds

@@ -4,7 +4,8 @@
                                                                                  or: it stays hidden
 
 In a simulation all parties are in this process, and the clock says who leaves when. At other sites they are real
-(`fedrl.network`). Each group of agents with a server of its own has a sum of its own.
+(`fedrl.network`). The agents of each server with parameters of its own have a sum of their own. For a rule that needs
+each update, they are divided into groups, and the rule gets the mean of each group in place of an update.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core import exact
 from fedrl.core.errors import TooFewAgentsError
+from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.measures import Measure
+from fedrl.core.summation import opens_by_protocol
 from fedrl.core.types import PyTree, Update
-from fedrl.engines.aggregation import BlockSums, inside, partial_sums
+from fedrl.engines.aggregation import BlockSums, inside, refused_rows, summed, unflatten, weight_scale
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.records import OpenedUpdates, SumCost
 from fedrl.engines.inbox import Inbox, PartialSums
-from fedrl.engines.program_cache import cached_program
+from fedrl.engines.program_cache import cached_program, shapes
 from fedrl.engines.state import Rejection
+from fedrl.engines.topologies.server import Server
 from fedrl.federation.federation import Federation
 from fedrl.secure.additive import AdditivePlan
 from fedrl.secure.ckks import EncryptionKey, new_encryption_key
@@ -34,6 +39,7 @@ from fedrl.secure.drive import CostMeter, OpenedSum, secure_sum
 from fedrl.secure.drive_additive import additive_sum
 from fedrl.secure.drive_encrypted import encrypted_sum
 from fedrl.secure.encrypted import EncryptedSumPlan
+from fedrl.secure.groups import partition
 from fedrl.secure.identity import Identity, new_identities
 from fedrl.secure.plan import SumPlan, sum_plan
 from fedrl.secure.sizes import PhaseBytes, additive_phases, encrypted_phases, mask_phases
@@ -49,7 +55,14 @@ TOGETHER = 16
 
 def sum_measures(sums: SecureSums | None, timed: bool) -> dict[str, Measure]:
     """Return the measures of sums by a protocol; none without one."""
-    return {} if sums is None else LEFT | (PHASES if timed else {})
+    return {} if sums is None or not sums.by_protocol else LEFT | (PHASES if timed else {})
+
+
+def secure_sums(executor: Executor, clock: Any, topology: Server) -> SecureSums | None:
+    """Return what opens the sums of a simulation; None if blocks of agents are simply added up."""
+    summation = executor.federation.summation
+    apart = opens_by_protocol(summation) or summation.group_size
+    return SecureSums(executor, clock, topology) if apart else None
 
 
 class SecureSums:
@@ -58,13 +71,16 @@ class SecureSums:
     Args:
         executor: Where the agents are.
         clock: The clock.
-        group: `[agents]`, group of each agent; each group has a sum of its own.
+        topology: Where the sums are merged.
+
+    Attributes:
+        by_protocol: Whether messages are exchanged.
     """
 
-    def __init__(self, executor: Executor, clock: Any, group: np.ndarray) -> None:
-        self._executor, self._clock, self._group = executor, clock, group
-        self._federation = executor.federation
-        self._codes = codes_of(self._federation)
+    def __init__(self, executor: Executor, clock: Any, topology: Server) -> None:
+        self._executor, self._clock, self._group = executor, clock, topology.group
+        self._federation, self._like = executor.federation, topology.wire.decoded
+        self._codes, self.by_protocol = codes_of(self._federation), opens_by_protocol(self._federation.summation)
 
     @cached_property
     def _identities(self) -> Mapping[int, Identity]:
@@ -74,26 +90,65 @@ class SecureSums:
     def _key(self) -> EncryptionKey:
         return new_encryption_key()
 
-    def open(self, clock_state: Any, inbox: Inbox) -> tuple[Any, OpenedUpdates]:
+    def open(self, clock_state: Any, inbox: Inbox, run: Root) -> tuple[Any, OpenedUpdates]:
         """Return the sums of the updates whose scale is above 0, as far as they are opened.
 
         Args:
             clock_state: The state of the clock, on which the phases take time.
             inbox: All updates that came.
+            run: Root of the run's keys, from which groups follow.
         """
-        wanted = inbox.of(inbox.scale > 0.0)
-        if self._executor.silent:
-            return clock_state, self._executor.open_sums(wanted)
-        found = OpenedUpdates(inbox.of(np.zeros(len(inbox.agent), bool))._replace(block_sums=[]))
+        wanted, silent = inbox.of(inbox.scale > 0.0), self._executor.silent
+        found = OpenedUpdates(self._nobody(inbox))
         if not len(wanted.agent):
             return clock_state, found
-        sums = self._codes(wanted.items)
-        group = self._group[wanted.agent]
-        for number in np.unique(group):
-            rows = np.flatnonzero(group == number)
-            some = jax.tree.map(lambda x, rows=rows: x[rows], sums)
-            found = found.with_sum(self._opened(clock_state, wanted.of(group == number), some))
-        return self._clock.advance(clock_state, found.cost.seconds), found
+        sums = None if silent else self._codes(wanted.items)
+        parts, why = self._parts(wanted, run)
+        for rows in parts:
+            some, alone = wanted.of(rows), jax.tree.map(lambda x, rows=rows: x[rows], sums)
+            opened = self._executor.open_sums(some) if silent else self._opened(clock_state, some, alone)
+            found = found.with_sum(self._as_update(opened) if self._federation.summation.group_size else opened)
+        found = found._replace(why=(*found.why, *why))
+        return clock_state if silent else self._clock.advance(clock_state, found.cost.seconds), found
+
+    def _nobody(self, inbox: Inbox) -> Inbox:
+        """Return an inbox without updates: of groups, or of single agents."""
+        empty = inbox.of(np.zeros(len(inbox.agent), bool))._replace(block_sums=[])
+        if not self._federation.summation.group_size:
+            return empty
+        return empty._replace(items=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), self._like))
+
+    def _parts(self, inbox: Inbox, run: Root) -> tuple[list[np.ndarray], list[str]]:
+        """Return masks of the updates that are added to each other, and why others are left out."""
+        server, size = self._group[inbox.agent], self._federation.summation.group_size
+        parts = [server == number for number in np.unique(server)]
+        if not size:
+            return parts, []
+        enough = [part for part in parts if part.sum() >= size]
+        few = [int(part.sum()) for part in parts if part.sum() < size]
+        # From public keys of the run: nobody chooses a group, and a replay finds the same ones.
+        seed = derived(run, Stream.GROUPS, int(inbox.version.max())).tobytes()
+        groups = [group for part in enough for group in partition(inbox.agent[part].tolist(), size, seed)]
+        why = [f"{count} updates arrived, and a group has {size} or more" for count in few]
+        return [np.isin(inbox.agent, group) for group in groups], why
+
+    def _as_update(self, opened: OpenedUpdates) -> OpenedUpdates:
+        """Return the mean of a group in place of its sum."""
+        inbox, federation = opened.inbox, self._federation
+        if not inbox.block_sums:
+            return opened._replace(inbox=self._nobody(inbox))
+        (sums,) = inbox.block_sums
+        rejected = refused_rows(federation, self._like, [(sums.result, sums.here)], sums.agent)
+        members = np.sort(sums.agent[inside(federation, self._like, sums.result.reach)])
+        mean, units = exact.mean_of(federation.summation.total([sums.result.updates]))
+        if not units > 0.0:
+            return opened._replace(inbox=self._nobody(inbox), rejected=rejected)
+        value = jax.tree.map(np.asarray, unflatten(mean[None], shapes(self._like.value)))
+        first = inbox.of(inbox.agent == members[0])
+        weight: Any = np.full(1, units * weight_scale(federation), np.float32)
+        version: Any = first.version.astype(np.int32)
+        items = Update(value, weight, version)
+        return opened._replace(inbox=first._replace(items=items, block_sums=[]), groups=(members,), rejected=rejected)
 
     def _opened(self, clock_state: Any, inbox: Inbox, sums: Any) -> OpenedUpdates:
         """Return the sum of one group."""
@@ -106,6 +161,8 @@ class SecureSums:
             included[fits] = self._executor.clock.summed(agents)
         elif len(agents) < minimum:
             why = f"{len(agents)} of at least {minimum} updates arrived that {summation!r} needs"
+        elif not self.by_protocol:
+            included[fits] = True
         else:
             opened, missing, why, cost = self._carried_out(clock_state, agents, vectors[fits])
             included[fits] = np.isin(agents, () if opened is None else opened.included)
@@ -169,7 +226,7 @@ def cost_of(meter: CostMeter, seconds: float, agents: int) -> SumCost:
     return SumCost(size_bytes, messages, down, meter.heard, seconds)
 
 
-def codes_of(federation: Federation) -> Callable[[PyTree], BlockSums]:
+def codes_of(federation: Federation) -> Callable[[PyTree], Any]:
     """Return `updates -> BlockSums` with the sums of each update alone, NumPy arrays with a leading axis."""
     program = _each_alone(federation)
 
@@ -189,6 +246,6 @@ def codes_of(federation: Federation) -> Callable[[PyTree], BlockSums]:
 def _each_alone(federation: Federation) -> Callable[[Update], BlockSums]:
     def alone(update: Update) -> Any:
         one = jax.tree.map(lambda x: x[None], update)
-        return partial_sums(federation, one, jnp.ones(1, bool))
+        return summed(federation, one, jnp.ones(1, bool))
 
     return jax.jit(jax.vmap(alone))

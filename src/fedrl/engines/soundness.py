@@ -277,6 +277,12 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
             f"round, so that nothing would be learned. Set its minimum to {cohort} or fewer.",
             reason="hidden",
         )
+    if cohort < stage.group_size:
+        raise UnsoundError(
+            f"{stage!r} opens sums of groups of {stage.group_size} or more, and at most {cohort} agents take part in a "
+            f"round, so that nothing would be learned. Set its group_size to {cohort} or fewer.",
+            reason="hidden",
+        )
     if topology is not None and _opens(topology) != "the sum":
         opened = (
             _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {_opens(topology)}."

@@ -30,12 +30,7 @@ def check_composition(
                     f"{inner!r} is decoded update by update, and {hiding!r} makes single updates unreadable. "
                     f"Leave {inner!r} out, or replace it by a stage that commutes with sums."
                 )
-        if aggregator.needs == "each":
-            raise UnsoundError(
-                f"{aggregator!r} needs to see each update and {hiding!r} hides them. "
-                f"Aggregate by a rule of the sum such as mean(), or apply {aggregator!r} to secure sums of groups.",
-                reason="only sums",
-            )
+        _check_groups(aggregator, hiding)
     weighing = [stage for stage in stages if stage.reweights]
     if weighing and aggregator.weigh is not by_samples:
         raise UnsoundError(
@@ -67,6 +62,28 @@ def check_composition(
         raise UnsoundError(
             f"{guiding[0]!r} corrects local gradients, and the optimiser of {learner!r} does not read corrections. "
             f"Use optimizer = chain(add_correction(), sgd(...)), or leave {guiding[0]!r} out."
+        )
+
+
+def _check_groups(aggregator: Aggregator, hiding: Summation) -> None:
+    """Refuse a rule that needs each update where there is one sum, and a rule of the sum where there are groups."""
+    if aggregator.needs == "sum" and hiding.group_size:
+        raise UnsoundError(
+            f"{aggregator!r} needs the sum of all updates alone, and {hiding!r} opens that of each group, which tells "
+            "more. Leave group_size out, or use a rule that sees each group, such as median().",
+            reason="only sums",
+        )
+    if aggregator.needs == "each" and not hiding.group_size:
+        raise UnsoundError(
+            f"{aggregator!r} needs to see each update and {hiding!r} hides them. Aggregate by a rule of the sum such "
+            f"as mean(), or let {aggregator!r} see the means of groups: ring_sum(group_size=...).",
+            reason="only sums",
+        )
+    if hiding.group_size and aggregator.agents is not None:
+        raise UnsoundError(
+            f"{aggregator!r} has a number for each agent, and with {hiding!r} it sees the means of groups, which are "
+            "drawn anew for each version. Use a rule without numbers of agents, such as median().",
+            reason="only sums",
         )
 
 

@@ -123,7 +123,7 @@ def _check_hidden(aggregator: Aggregator, hiding: Summation, noisy: bool) -> Non
             f"equal weights. Weights with a cap are not supported yet. {UNIFORM}",
             reason="hidden",
         )
-    if aggregator.divides_by is None:
+    if aggregator.divides_by is None and not hiding.group_size:
         raise UnsoundError(
             f"{aggregator!r} is not declared to be a mean (Aggregator.divides_by), and {hiding!r} opens the sum of "
             f"updates and of their weights, from which no more than a mean follows. {UNIFORM}",

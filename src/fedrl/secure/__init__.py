@@ -24,7 +24,7 @@ from fedrl.secure.encrypted import (
     encrypt,
 )
 from fedrl.secure.grid import ring_sum
-from fedrl.secure.groups import group_sums, partition
+from fedrl.secure.groups import partition
 from fedrl.secure.identity import Directory, Identity
 from fedrl.secure.plan import SumPlan, context_of, sum_plan
 
@@ -46,7 +46,6 @@ __all__ = [
     "decrypt",
     "encrypt",
     "encrypted_sum",
-    "group_sums",
     "new_encryption_key",
     "partition",
     "ring_sum",

@@ -21,7 +21,7 @@ from fedrl.core import exact
 from fedrl.core.checks import check_one_of
 from fedrl.core.component import component
 from fedrl.core.errors import ConfigError
-from fedrl.core.ranges import Count, Positive, PositiveDuration
+from fedrl.core.ranges import Count, Positive, PositiveDuration, Whole
 from fedrl.core.summation import Summation
 from fedrl.secure.encrypted import check_encryption
 from fedrl.secure.vector import MOST_AGENTS
@@ -47,6 +47,7 @@ def ring_sum(
     agents: Count,
     largest: Positive,
     minimum: Count = 2,
+    group_size: Whole = 0,
     protocol: str = "none",
     phase_s: PositiveDuration = math.inf,
     verified: bool = True,
@@ -63,7 +64,9 @@ def ring_sum(
     Args:
         agents: The largest number of agents in one sum.
         largest: The largest magnitude of an entry of an update, times its weight; behind a clip, its norm.
-        minimum: The fewest updates of which the sum is opened; a round with fewer is left out.
+        minimum: The fewest updates of which a sum is opened; a round, or a group, with fewer is left out.
+        group_size: The fewest agents in a group, drawn anew for each version, for a rule that sees the mean of each
+            group, such as `median()`; 0 for one sum of all.
         protocol: The messages that are exchanged: "none" in a simulation of the sums alone; "masks", those of agents
             and coordinator with double masks (`fedrl.secure.agent`); "additive", those of additive shares among two
             aggregators (`fedrl.secure.additive`); "ckks", ciphertexts under a key that the coordinator lacks
@@ -92,6 +95,11 @@ def ring_sum(
             f"minimum is {minimum} of {agents} agents. A sum of fewer than two updates hides none of them. Set it to 2 "
             f"or more, and to {agents} at most."
         )
+    if group_size and not minimum <= group_size <= agents:
+        raise ConfigError(
+            f"group_size is {group_size}, minimum is {minimum}, and there are {agents} agents. No sum of a group would "
+            f"be opened, or there is no whole group. Set it to {minimum} to {agents}, or 0 for one sum of all."
+        )
     bits = bits_below(agents, largest)
     weight_bits = bits_below(agents, LARGEST_WEIGHT)
     if weight_bits < FEWEST_BITS or not -100 <= bits <= 100:
@@ -115,7 +123,9 @@ def ring_sum(
 
     rows = exact.LANES if protocol == "none" else 1
     hiding = Summation(quantize, total, largest, LARGEST_WEIGHT, opens="sum", rows=rows, minimum=minimum, unit=unit)
-    return replace(hiding, statistics=agents <= MOST_AGENTS, protocol=protocol, phase_s=phase_s, verified=verified)
+    counts = agents <= MOST_AGENTS and not group_size
+    hiding = replace(hiding, statistics=counts, group_size=group_size)
+    return replace(hiding, protocol=protocol, phase_s=phase_s, verified=verified)
 
 
 def added(partials: Sequence[Any]) -> np.ndarray:

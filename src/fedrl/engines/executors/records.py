@@ -140,12 +140,21 @@ class OpenedUpdates(NamedTuple):
         missing: Agents that left in a phase of the protocol.
         why: Why sums stay hidden, a reason for each.
         cost: What the protocol cost.
+        groups: If a rule sees the mean of each group, the agents behind each update of `inbox`; else ().
+        rejected: Agents whose updates are in no group, as they are beyond the range of sums.
     """
 
     inbox: Inbox
     missing: tuple[Rejection, ...] = ()
     why: tuple[str, ...] = ()
     cost: SumCost = SumCost()
+    groups: tuple[np.ndarray, ...] = ()
+    rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def merged(self) -> np.ndarray:
+        """The agents whose updates are merged, unless the server rejects them."""
+        return np.concatenate(self.groups) if self.groups else self.inbox.agent[self.inbox.scale > 0.0]
 
     def with_sum(self, other: OpenedUpdates) -> OpenedUpdates:
         """Return these and the sums of another group of agents."""
@@ -154,6 +163,8 @@ class OpenedUpdates(NamedTuple):
             self.missing + other.missing,
             self.why + other.why,
             self.cost.beside(other.cost),
+            self.groups + other.groups,
+            self.rejected + other.rejected,
         )
 
 
