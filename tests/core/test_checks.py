@@ -56,7 +56,7 @@ UNIFORM = mean("uniform")
         ),
         (
             lambda: federate(LEARNER, median(), summation=veil()),
-            ["median()", "veil()", "such as mean()", "secure sums of groups"],
+            ["median()", "veil()", "such as mean()", "means of groups"],
         ),
         (lambda: federate(LEARNER, UNIFORM, clip(1.0), noise(), amplify()), ["noise()", "amplify()", "Put it before"]),
         (
