@@ -33,6 +33,7 @@ from fedrl.engines.state import chosen_size
 from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, SingleServer, Topology, server
 from fedrl.engines.topologies.step_size import step_size
 from fedrl.engines.topologies.tree import lowest
+from fedrl.engines.trust_models import check_trust
 from fedrl.federation.federation import Federation
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 from fedrl.server.scheduler import Scheduler
@@ -105,6 +106,7 @@ def coordination_of(
     group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
     scheduler = Scheduler(schedule, selection, steps_rule, upload_budget, group=group, delay_rounds=_delays_of(chosen))
     check(federation, chosen.agents, topology, scheduler, clock)
+    check_trust(chosen.trust_model, federation, topology, schedule)
     if isinstance(topology, GossipTopology):
         step_weights(topology.graph, topology.mixing, topology.rule, chosen.agents)
         if federation.stages:
