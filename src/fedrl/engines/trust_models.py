@@ -61,7 +61,7 @@ def _check_nobody(topology: Topology) -> None:
 
 def _check_curious(federation: Federation, topology: Topology, schedule: Schedule) -> None:
     hiding = hidden(federation.summation)
-    if hiding is not None and hiding.minimum < 2:
+    if hiding is not None and (hiding.group_size or hiding.minimum) < 2:
         raise UnsoundError(
             f"federation.trust is {CURIOUS!r}, and {hiding!r} opens also the sum of a single update, which is the "
             "update. Set its minimum to 2 or more.",
@@ -116,7 +116,8 @@ def statement(trust: TrustModel, federation: Federation, topology: Topology) -> 
     if isinstance(topology, GossipTopology):
         return f"{WHO[trust]}: neighbours read each other's whole parameters{noisy}."
     if hiding is not None:
-        return f"{WHO[trust]}: it reads sums of {hiding.minimum} updates or more{noisy}, and no single update."
+        fewest = hiding.group_size or hiding.minimum
+        return f"{WHO[trust]}: it reads sums of {fewest} updates or more{noisy}, and no single update."
     return f"{WHO[trust]}: it reads the update of each agent{noisy}."
 
 
