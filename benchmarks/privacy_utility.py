@@ -6,6 +6,7 @@ one ended. Parts:
 
     agent        CartPole, unit agent, (epsilon, 1e-3): small and default network, noise at the server or at each agent
     trajectory   CartPole, unit trajectory, (epsilon, 1e-5), noise at the server or at each agent
+    shares       both with a share of the noise at each agent, inside a hidden sum: epsilon = 8 and epsilon = 1
     q            Q-learning, unit agent, (epsilon, 1e-5): K = 10, 30, 100 x three fleets x Gaussian and Laplace noise
     penalty      R = r - lambda ||grad log pi||^2: its return, and what an attacker reads all the same
     time         a private round over one without noise
@@ -29,10 +30,15 @@ from benchmarks.measure import Figure, emit
 
 SEEDS = tuple(range(1000, 1010))
 TABLE_SEEDS = SEEDS[:5]
-PARTS = ("agent", "trajectory", "q", "penalty", "time")
+PARTS = ("agent", "trajectory", "shares", "q", "penalty", "time")
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 PENALTIES = (0.01, 0.1)
 Setting = dict[str, Any]
+SHARES: dict[str, Setting] = {
+    "agent": {"network": "small", "trust": "distributed", "epsilon": 8.0},
+    "trajectory": {"trust": "distributed", "epsilon": 1.0},
+}
+"""Noise that agents add together, beside noise of a coordinator at the same epsilon."""
 
 
 class Results:
@@ -154,6 +160,9 @@ def main(arguments: list[str]) -> None:
         measure_poles("agent", agent_settings(), private_poles.agent_level, results)
     if "trajectory" in parts:
         measure_poles("trajectory", trajectory_settings(), private_poles.trajectory_level, results)
+    if "shares" in parts:
+        measure_poles("agent", iter([SHARES["agent"]]), private_poles.agent_level, results)
+        measure_poles("trajectory", iter([SHARES["trajectory"]]), private_poles.trajectory_level, results)
     if "q" in parts:
         measure_tables(results)
     if "penalty" in parts:

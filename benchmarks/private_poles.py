@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedrl.core.stage import Stage
+    from fedrl.core.summation import Summation
 
 FLEET = {"length": {"range": [0.3, 0.7]}, "cart_mass": {"range": [0.8, 1.2]}}
 EPISODES = 10
@@ -29,6 +30,7 @@ def noise_stages(
     trust: str, epsilon: float | None, delta: float, rounds: int, agents: int, clip: float, unit: str = "agent"
 ) -> tuple[Stage, ...]:
     """The stage with the smallest noise that keeps (epsilon, delta) over all rounds; none without epsilon."""
+    from fedrl.privacy.distributed import distributed_skellam
     from fedrl.privacy.mechanisms import central_gaussian, local_gaussian
     from fedrl.privacy.pricing import calibrated, round_price
 
@@ -38,6 +40,8 @@ def noise_stages(
     def stage(multiplier: float) -> Stage:
         if trust == "central":
             return central_gaussian(clip=clip, noise_multiplier=multiplier, expected=agents, unit=unit)
+        if trust == "distributed":
+            return distributed_skellam(clip=clip, noise_multiplier=multiplier, least=agents, unit=unit)
         return local_gaussian(clip=clip, noise_multiplier=multiplier, unit=unit)
 
     def price(multiplier: float) -> Any:
@@ -48,11 +52,19 @@ def noise_stages(
     return (stage(calibrated(epsilon, delta, rounds, price)),)
 
 
+def hidden_sum(stages: tuple[Stage, ...], agents: int) -> Summation | None:
+    """The sum that hides shares of noise, on their grid; None where each update, or the sum, has all of it."""
+    from fedrl.secure.grid import ring_sum
+
+    grids = [stage.noise.grid for stage in stages if stage.noise is not None and stage.noise.grid is not None]
+    return ring_sum(agents, largest=grids[0].largest(), minimum=agents) if grids else None
+
+
 def agent_level(setting: Setting) -> Run:
     """Greedy return of the last policy, the mean over 100 agents and ten episodes each, by seed.
 
-    A setting has `network` ("small" or "default"), `trust` ("central" or "local"), `epsilon` (None: no noise, no clip),
-    and maybe `penalty`, the strength of a gradient penalty in the reward.
+    A setting has `network` ("small" or "default"), `trust` ("central", "local" or "distributed"), `epsilon` (None: no
+    noise, no clip), and maybe `penalty`, the strength of a gradient penalty in the reward.
     """
     import jax
     import numpy as np
@@ -74,7 +86,8 @@ def agent_level(setting: Setting) -> Run:
     learner = personal(learner, local=["critic"])
     poles = fleet(learner.environment, agents, FLEET)
     noise = noise_stages(setting["trust"], setting["epsilon"], AGENT["delta"], rounds, agents, AGENT["clip"])
-    federation = federate(learner, mean("uniform"), *noise, local_steps=STEPS[setting["network"]])
+    summation = hidden_sum(noise, agents)
+    federation = federate(learner, mean("uniform"), *noise, local_steps=STEPS[setting["network"]], summation=summation)
     simulation = simulate(federation, poles)
 
     def run(seed: int) -> dict[str, float]:
@@ -119,7 +132,10 @@ def trajectory_level(setting: Setting) -> Run:
         setting["trust"], setting["epsilon"], TRAJECTORY["delta"], rounds, agents, sensitivity, "trajectory"
     )
     server = optax.adam(optax.linear_schedule(TRAJECTORY["learning_rate"], 0.0, rounds))
-    federation = federate(learner, mean("uniform"), *noise, payload="gradient", server_optimizer=server)
+    summation = hidden_sum(noise, agents)
+    federation = federate(
+        learner, mean("uniform"), *noise, payload="gradient", server_optimizer=server, summation=summation
+    )
     simulation = simulate(federation, poles)
 
     def run(seed: int) -> dict[str, float]:

@@ -399,11 +399,21 @@ def test_who_decides_by_answers_is_refused_beside_noise(deciding) -> None:
     assert rejected.value.reason == "in the clear"
 
 
-def test_the_fewest_agents_whose_sum_is_opened_are_named() -> None:
-    with pytest.raises(UnsoundError, match="open sums of as few as 2 agents"):
-        placed(MECHANISMS["hidden sum"], hierarchy(tree([2], [1, 2])))
-    with pytest.raises(UnsoundError, match="open sums of one agent alone"):
-        placed(MECHANISMS["hidden sum"], hierarchy(tree([3], [1, 2])))
+def test_each_server_that_opens_a_sum_has_the_least_number_of_agents() -> None:
+    edges, hiding = hierarchy(tree([2], [1, 2])), MECHANISMS["hidden sum"]
+    placed(hiding, edges)
+    with pytest.raises(UnsoundError, match=r"veil\(\) opens sums of 2 .*servers below the root.* of one agent at the"):
+        placed(hiding, hierarchy(tree([3], [1, 2])))
+    with pytest.raises(UnsoundError, match="of one agent at the smallest"):
+        placed(hiding, edges, selection=uniform(1))  # one of each server's agents
+    of_three = federate(LEARNER, mean("uniform"), summation=replace(veil(), minimum=3))
+    threes = hierarchy(tree([3], [1, 2]))
+    check(of_three, 6, threes, Scheduler(), None)
+    check(of_three, 4, hierarchy(tree([2])), Scheduler(), None)  # relays open the sum of all
+    with pytest.raises(
+        UnsoundError, match=r"sums of 3 updates or more, and in tree\(\[3\], per.* of 2 agents at the s"
+    ):
+        check(of_three, 5, threes, Scheduler(), None)
 
 
 def test_a_topology_of_ones_own_says_what_it_opens() -> None:

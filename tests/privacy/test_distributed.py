@@ -27,7 +27,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.federation.federate import federate
 from fedrl.learners import sgd
 from fedrl.privacy import distributed_skellam
-from fedrl.privacy.distributed import rounded, squared
+from fedrl.privacy.distributed import LARGEST_GRADIENT, ROUNDED, SURCHARGE, dithered, rounded, squared
 from fedrl.privacy.extra import accounting
 from fedrl.privacy.pricing import Price, calibrated
 from fedrl.privacy.skellam import skellam_event
@@ -344,3 +344,106 @@ def test_the_error_of_a_sum_is_that_of_central_noise_at_equal_epsilon() -> None:
     total = sent(stage, value, keys).reshape(100, 40, FLAT).sum(0)
     error = np.sqrt(np.square(total - 100.0 * 0.5 / math.sqrt(FLAT)).mean())
     assert 1.03 < error / noise < 1.13
+
+
+# For single trajectories.
+
+
+@jax.jit
+def both(key, value, change):
+    return dithered(key, value), dithered(key, value + change)
+
+
+@settings(max_examples=100)
+@given(st.integers(0, 2**32 - 1), st.floats(-2.0, 1.5), st.floats(0.0, 1.0), st.floats(0.5, 300.0))
+def test_neighbouring_gradients_differ_by_little_more_after_rounding(
+    seed: int, magnitude: float, sparse: float, size: float
+) -> None:
+    """S + 1.125 sqrt(d), also where both are scaled down to the largest norm, or one of them is."""
+    draws = np.random.default_rng(seed)
+    value = draws.normal(size=FLAT)
+    value *= LARGEST_GRADIENT * 10.0**magnitude / np.linalg.norm(value)
+    change = draws.normal(size=FLAT) * (draws.random(FLAT) >= sparse)
+    change *= size / max(np.linalg.norm(change), 1e-9)
+    pair = both(jax.random.fold_in(ROOT, seed), jnp.asarray(value, jnp.float32), jnp.asarray(change, jnp.float32))
+    one, other = (np.asarray(x, np.float64) for x in pair)
+    np.testing.assert_array_equal(one, np.rint(one))
+    assert np.abs(one).max() <= LARGEST_GRADIENT
+    assert np.linalg.norm(one - other) <= size + ROUNDED * math.sqrt(FLAT)
+
+
+def test_no_two_neighbours_are_scaled_apart_at_the_largest_norm() -> None:
+    """One is scaled down, and the other one not: at every norm from half of the largest to twice."""
+    direction, size = jnp.asarray(np.random.default_rng(1).normal(size=FLAT), jnp.float32), 300.0
+    direction /= jnp.linalg.norm(direction)
+    norms = jnp.arange(0.5 * LARGEST_GRADIENT, 2.0 * LARGEST_GRADIENT, 0.9 * size)
+    one, other = jax.vmap(lambda norm: both(ROOT, norm * direction, size * direction))(norms)
+    apart = np.linalg.norm(np.asarray(one, np.float64) - np.asarray(other, np.float64), axis=1)
+    assert (apart <= size + ROUNDED * math.sqrt(FLAT)).all()
+    assert apart.min() < 0.1 * size < 0.9 * size < apart.max()
+
+
+def test_neighbours_rounded_by_other_random_numbers_may_differ_by_more() -> None:
+    """Why the random numbers may not depend on the episodes, and that the surcharge is needed."""
+    value, change = jnp.full(FLAT, 0.5), jnp.zeros(FLAT).at[0].set(0.1)
+    apart = [
+        float(jnp.linalg.norm(dithered(KEYS[i], value) - dithered(KEYS[i + 1], value + change))) for i in range(20)
+    ]
+    assert min(apart) > 0.1 + 2.0
+    small = jnp.full(FLAT, 1.0 / 16)
+    together = [float(jnp.linalg.norm(x - y)) for x, y in (both(KEYS[i], value, small) for i in range(20))]
+    assert max(together) > float(jnp.linalg.norm(small))
+
+
+def test_a_share_of_noise_for_a_trajectory_is_priced_with_what_rounding_adds() -> None:
+    stage = distributed_skellam(CLIP, Z, LEAST, unit="trajectory")
+    assert stage.noise is not None
+    assert stage.noise.grid is not None
+    size = CLIP / stage.noise.grid.unit
+    assert stage.noise.event == skellam_event(Z / (1.0 + SURCHARGE), (1.0 + SURCHARGE) * size)
+    assert (stage.noise.unit, stage.noise.relation, stage.noise.clip, stage.clips) == (
+        "trajectory",
+        "add-remove",
+        CLIP,
+        None,
+    )
+    assert ROUNDED * math.sqrt(FLAT) <= SURCHARGE * size
+    noise = sent(stage, LIKE, KEYS)
+    assert not found_wrong(noise, Z * CLIP / math.sqrt(LEAST))
+    # A mean of many episodes is longer than what one of them adds, and is not clipped to that.
+    long = jax.tree.map(lambda x: x + 3.0 * CLIP / math.sqrt(FLAT), LIKE)
+    clean = sent(stage, long, KEYS[:50]) - sent(stage, LIKE, KEYS[:50])
+    assert np.linalg.norm(clean, axis=1) == pytest.approx(3.0 * CLIP, rel=0.02)
+    assert np.abs(sent(stage, jax.tree.map(lambda x: x + 1e9, LIKE), KEYS[:5])).max() < stage.noise.grid.largest()
+    with pytest.raises(ConfigError, match="Rounding 40000 numbers adds 225 units"):
+        sent(stage, {"a": jnp.zeros((200, 200))}, KEYS[:1])
+    with pytest.raises(ConfigError, match="unit is 'trajectory', for which all learners clip"):
+        distributed_skellam((0.8, 0.4), Z, LEAST, unit="trajectory")
+
+
+def test_single_trajectories_at_epsilon_one_cost_little_more_than_with_central_noise() -> None:
+    learner = {
+        "name": "reinforce",
+        "baseline": "value",
+        "network": {"name": "mlp", "hidden": [16]},
+        "episodes_per_step": 32,
+        "trajectory_clip": 1.0,
+    }
+    given = tables(agents=20)
+    given |= {"environment": "cartpole", "learner": learner}
+    given["federation"]["payload"] = "gradient"
+    given["federation"]["privacy"] |= {"epsilon": 1.0, "delta": 1e-5, "unit": "trajectory"}
+    given["federation"]["privacy"]["mechanism"] = "distributed_skellam"
+    experiment = build(load(given))
+    (stage,) = experiment.federation.stages
+    assert stage.noise.clip == 1.0 / 32  # type: ignore[union-attr]
+    guarantee = experiment.guarantee
+    assert guarantee.price.unit == "trajectory"
+    assert 0.99 < guarantee.epsilon(0, 80) <= 1.0
+    events = accounting()
+    central = calibrated(1.0, 1e-5, 1, lambda z: Price((events.GaussianDpEvent(z),), "add-remove", "trajectory"))
+    assert 1.0 < guarantee.noise_multiplier / central < 1.25
+    assert build(load(as_dict(experiment.config))).federation == experiment.federation
+    given["federation"]["payload"] = "delta"
+    with pytest.raises(UnsoundError, match="payload='gradient'"):
+        build(load(given))

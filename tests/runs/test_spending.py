@@ -12,8 +12,9 @@ from fedrl.core.aggregator import on_time
 from fedrl.core.keys import keys_of
 from fedrl.engines.state import RoundResult, SimulationState, no_uploads
 from fedrl.federation.federation import ServerState
+from fedrl.federation.trust_models import TRUSTED
 from fedrl.privacy.extra import accounting
-from fedrl.privacy.guarantee import TRUSTED, Guarantee
+from fedrl.privacy.guarantee import Guarantee
 from fedrl.privacy.ledger import Budget, OverspentError
 from fedrl.privacy.pricing import Price
 from fedrl.records.charges import ChargeFile

@@ -9,9 +9,10 @@ from fedrl.aggregators import mean
 from fedrl.core.errors import ConfigError
 from fedrl.federation.federate import federate
 from fedrl.federation.soundness import NOISE, outgoing
+from fedrl.federation.trust_models import TRUSTED
 from fedrl.learners import sgd
 from fedrl.privacy.extra import accounting
-from fedrl.privacy.guarantee import TRUSTED, Guarantee
+from fedrl.privacy.guarantee import Guarantee
 from fedrl.privacy.ledger import Budget
 from fedrl.privacy.pricing import Price
 from fedrl.sites.agent import SiteAgent

@@ -41,6 +41,7 @@ def explain_command(config: Path, settings: Sequence[str], as_json: bool) -> Non
         return
     Console(highlight=False).print(leaving_table(found))
     typer.echo(OPENED[found["opens"]])
+    typer.echo(found["reads"])
     for line in privacy_lines(found):
         typer.echo(line)
 

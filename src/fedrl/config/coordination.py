@@ -29,10 +29,12 @@ from fedrl.core.types import Key, Params
 from fedrl.engines.combinations import check
 from fedrl.engines.compute import COMPUTE
 from fedrl.engines.round_log import TIMES
+from fedrl.engines.soundness import fewest_in_a_sum
 from fedrl.engines.state import chosen_size
 from fedrl.engines.topologies.choices import GossipTopology, Hierarchy, SingleServer, Topology, server
 from fedrl.engines.topologies.step_size import step_size
 from fedrl.engines.topologies.tree import lowest
+from fedrl.engines.trust_models import check_trust
 from fedrl.federation.federation import Federation
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 from fedrl.server.scheduler import Scheduler
@@ -105,6 +107,7 @@ def coordination_of(
     group = lowest(topology.tree, chosen.agents) if isinstance(topology, Hierarchy) else None
     scheduler = Scheduler(schedule, selection, steps_rule, upload_budget, group=group, delay_rounds=_delays_of(chosen))
     check(federation, chosen.agents, topology, scheduler, clock)
+    check_trust(chosen.trust_model, federation, topology, schedule)
     if isinstance(topology, GossipTopology):
         step_weights(topology.graph, topology.mixing, topology.rule, chosen.agents)
         if federation.stages:
@@ -131,7 +134,8 @@ def cohort_facts(chosen: FederationConfig, selection: Selection | None) -> dict[
     given = chosen.summation.get("minimum") if isinstance(chosen.summation, Mapping) else None
     # Of a cohort whose size is drawn, nobody knows the fewest agents that come.
     if given is not None or selection is None or selection.sampling is None:
-        found["least"] = int(expected) if given is None else given
+        plan = Scheduler(selection=selection)
+        found["least"] = fewest_in_a_sum(chosen.agents, _topology_of(chosen), plan) if given is None else given
     return found
 
 

@@ -20,6 +20,7 @@ from fedrl.core.stage import Stage
 from fedrl.core.summation import Summation
 from fedrl.engines.topologies.choices import gossip
 from fedrl.federation.federate import federate
+from fedrl.federation.trust_models import NOBODY, TRUSTED, TrustModel
 from fedrl.server.decisions import LocalSteps, Selection, UploadBudget
 from fedrl.server.schedules import Schedule
 from fedrl.topologies.gossip import Rule
@@ -48,6 +49,9 @@ class FederationConfig:
         stages: Stages of an update on its way to the server, in the order of encoding.
         summation: How updates are added where a rule needs their sum only, such as `{name = "ring_sum", largest = 1}`;
             exactly, in integers of several digits, by default.
+        trust: Whom agents trust. A "trusted_coordinator", the default, may read each update; an
+            "honest_but_curious_coordinator" must not be able to: a sum hides its terms, or agents add noise; with
+            "no_coordinator" neighbours exchange parameters without a server, the default with a `topology`.
         privacy: A budget of differential privacy, and the mechanism that keeps it; by default there is no budget.
         down_stages: Stages of the server's broadcasts, in order, applied to the difference to the copy that agents
             have; by default the parameters are sent uncompressed.
@@ -79,6 +83,7 @@ class FederationConfig:
     aggregator: Table | str | Aggregator = "mean"
     stages: Sequence[Table | str | Stage] = ()
     summation: Table | str | Summation | None = _FEDERATE["summation"]
+    trust: TrustModel | None = None
     privacy: PrivacyConfig | None = None
     down_stages: Sequence[Table | str | Stage] = _FEDERATE["down_stages"]
     server_optimizer: Table | str | optax.GradientTransformation | None = _FEDERATE["server_optimizer"]
@@ -99,9 +104,25 @@ class FederationConfig:
     def __post_init__(self) -> None:
         check_ranges(ranges_of(FederationConfig), vars(self), "federation")
         self._check_who_coordinates()
+        self._check_one_trust_model()
         if isinstance(self.local_steps, tuple | list) and len(self.local_steps) != self.agents:
             raise ConfigError(
                 f"federation.local_steps is {list(self.local_steps)}. It needs one number per agent ({self.agents})."
+            )
+
+    @property
+    def trust_model(self) -> TrustModel:
+        """The trust model that is given, here or with the budget; else the one in which all parts are allowed."""
+        given = self.trust or (None if self.privacy is None else self.privacy.trust)
+        return given or (TRUSTED if self.topology is None else NOBODY)
+
+    def _check_one_trust_model(self) -> None:
+        """Refuse two trust models: one for the budget, another one for the rest."""
+        with_budget = None if self.privacy is None else self.privacy.trust
+        if None not in (self.trust, with_budget) and self.trust != with_budget:
+            raise ConfigError(
+                f"federation.trust is {self.trust!r}, and federation.privacy.trust is {with_budget!r}. The same agents "
+                "can't trust a coordinator with their updates and not trust it. Leave out federation.privacy.trust."
             )
 
     def _check_who_coordinates(self) -> None:

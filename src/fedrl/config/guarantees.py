@@ -25,9 +25,10 @@ from fedrl.core.component import CATALOGUE, written
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.stage import Noise, Stage
+from fedrl.federation.trust_models import CURIOUS, TRUSTED, TrustModel
 from fedrl.privacy.composition import quick_epsilon
 from fedrl.privacy.extra import accounting
-from fedrl.privacy.guarantee import CURIOUS, Guarantee
+from fedrl.privacy.guarantee import Guarantee
 from fedrl.privacy.ledger import Budget
 from fedrl.privacy.pricing import Price, calibrated, round_price
 from fedrl.server.decisions import Selection
@@ -93,15 +94,15 @@ def private_stages(
         return round_price(noise, selection, sizes, section.episodes_per_person)
 
     if is_in_steps(section) or (section.mechanism is None and not noisy):
-        found = Private(tuple(stages), None, _guarantee(section, learner, -1, price_of))
+        found = Private(tuple(stages), None, _guarantee(chosen, learner, -1, price_of))
     elif section.mechanism is None:
-        found = Private(tuple(stages), None, _guarantee(section, stages[noisy[0]], noisy[0], price_of))
+        found = Private(tuple(stages), None, _guarantee(chosen, stages[noisy[0]], noisy[0], price_of))
     else:
         mechanism = Mechanism(section, learner, rounds, cohort_facts(chosen, selection))
         stage = mechanism.stage(chosen.agents, price_of)
         at = _place(stages, stage)
         whole = (*stages[:at], stage, *stages[at:])
-        found = Private(whole, at, _guarantee(section, stage, at, price_of))
+        found = Private(whole, at, _guarantee(chosen, stage, at, price_of))
     _check_affordable(found, rounds)
     return found
 
@@ -247,10 +248,11 @@ def unbudgeted(parts: Sequence[Stage | Learner], section: PrivacyConfig | None) 
     )
 
 
-def _guarantee(section: PrivacyConfig, stage: Stage | Learner, at: int, price_of: Any) -> Guarantee:
-    noise = noise_of(stage)
+def _guarantee(chosen: FederationConfig, stage: Stage | Learner, at: int, price_of: Any) -> Guarantee:
+    noise, section = noise_of(stage), chosen.privacy
     assert noise is not None
-    _check_noise(section, stage, noise)
+    assert section is not None
+    _check_noise(section, chosen.trust_model, stage, noise)
     return Guarantee(
         Budget(section.epsilon, section.delta, section.own),
         price_of(stage),
@@ -259,7 +261,7 @@ def _guarantee(section: PrivacyConfig, stage: Stage | Learner, at: int, price_of
         _argument(stage, "noise_multiplier"),
         _argument(stage, "clip") or _argument(stage, "start_clip") or noise.clip,
         noise.at,
-        section.trust,
+        chosen.trust_model,
         noise.now,
         section.reproducible,
         None if noise.grid is None else noise.grid.least,
@@ -283,7 +285,7 @@ def _argument(stage: Stage | Learner, name: str) -> Any:
     return tuple(found) if isinstance(found, list) else found
 
 
-def _check_noise(section: PrivacyConfig, stage: Stage | Learner, noise: Noise) -> None:
+def _check_noise(section: PrivacyConfig, trust: TrustModel, stage: Stage | Learner, noise: Noise) -> None:
     """Refuse noise that can't be priced, of another unit, or of somebody who is not trusted."""
     kinds = accounting()
     if not isinstance(noise.event, kinds.DpEvent):
@@ -296,11 +298,11 @@ def _check_noise(section: PrivacyConfig, stage: Stage | Learner, noise: Noise) -
             f"{SECTION}.unit is {section.unit!r}, and {_name(stage)} protects one {noise.unit}. Set unit = "
             f"{noise.unit!r}, or use another mechanism."
         )
-    if section.trust == CURIOUS and noise.at == "server":
+    if trust == CURIOUS and noise.at == "server":
+        where = "federation.trust" if section.trust is None else f"{SECTION}.trust"
         raise ConfigError(
-            f"{SECTION}.trust is {CURIOUS!r}, and the mechanism is {_name(stage)}, whose noise the coordinator adds "
-            "after it has seen every update. Use noise that agents add, such as local_gaussian, or trust = "
-            "'trusted_coordinator'."
+            f"{where} is {trust!r}, and the mechanism is {_name(stage)}, whose noise the coordinator adds after it has "
+            f"seen what the noise is to hide. Use noise that agents add, such as local_gaussian, or {TRUSTED!r}."
         )
 
 

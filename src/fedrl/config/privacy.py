@@ -14,6 +14,7 @@ from typing import Literal
 from fedrl.config.catalogue import Table
 from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count, NonNegative, Positive, check_ranges, ranges_of
+from fedrl.federation.trust_models import TrustModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class PrivacyConfig:
             `noise_multiplier` of one's own, nothing is calibrated. Without this key, the noise of `federation.stages`
             is priced, or that of the learner. "steps" is the noise of the learner's local steps, such as of `reinforce`
             with a `trajectory_clip`; it is calibrated likewise.
-        trust: "trusted_coordinator" may add the noise; under "honest_but_curious_coordinator" agents have to.
+        trust: The trust model; that of the federation by default (`federation.trust`). A "trusted_coordinator" may add
+            the noise; under another one agents have to.
         episodes_per_person: With the unit "trajectory", the largest number of episodes of one person.
         reproducible: Whether the noise follows from the seed, for tests. Such a run protects nobody, and is marked "not
             certified".
@@ -57,7 +59,7 @@ class PrivacyConfig:
     delta: NonNegative = 0.0
     unit: Literal["agent", "trajectory"] = "agent"
     mechanism: Table | str | None = None
-    trust: Literal["trusted_coordinator", "honest_but_curious_coordinator"] = "trusted_coordinator"
+    trust: TrustModel | None = None
     episodes_per_person: Count = 1
     reproducible: bool = False
     agents: dict[str, AgentPrivacyConfig] = field(default_factory=dict)

@@ -3,13 +3,14 @@
     federation's outgoing --topology: receivers, messages between servers--> + scheduler: bids, participation, arrival
 
 A hidden sum hides as much as the topology leaves closed: with one server and its relays only "the sum" is opened, with
-servers that have parameters of their own "sums of subsets", and among neighbours "each" message.
+servers that have parameters of their own "sums of subsets", and among neighbours "each" message. The sums of one round
+have no agent in common, so each is one of its own, of at least the minimum of agents.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -257,53 +258,71 @@ def _check_hidden(stage: Summation, agents: int, topology: Topology | None, sche
         )
     if isinstance(topology, IsolatedTopology):
         return
+    if topology is not None and not isinstance(topology, Hierarchy) and _opens(topology) != "the sum":
+        raise UnsoundError(
+            f"{stage!r} hides updates in the sum of all, and {topology!r} opens {_opens(topology)}. Use one that opens "
+            f"the sum, such as server(), or leave {stage!r} out.",
+            reason="hidden",
+        )
     if agents == 1:
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of all, and there is one agent, whose update is the sum. Let two or "
             f"more agents take part, or leave {stage!r} out.",
             reason="hidden",
         )
-    if scheduler.selection is not None and len(scheduler.first_cohort(agents)) == 1:
+    _check_fewest(stage, agents, topology, scheduler)
+
+
+def _check_fewest(stage: Summation, agents: int, topology: Topology | None, scheduler: Scheduler) -> None:
+    """Refuse a sum of fewer updates than may be opened, at the root or at a lower server with parameters of its own."""
+    fewest, least = fewest_in_a_sum(agents, topology, scheduler), max(stage.minimum, stage.group_size, 2)
+    if fewest >= least:
+        return
+    if isinstance(topology, Hierarchy) and _opens(topology) != "the sum":
+        whose = "one agent" if fewest == 1 else f"{fewest} agents"
+        raise UnsoundError(
+            f"{stage!r} opens sums of {least} updates or more, and in {written(topology.tree)} servers below the root "
+            f"open sums of their own agents, of {whose} at the smallest. Give each of them more agents or a larger "
+            "cohort, set a smaller minimum of two or more, or let every level merge in every round (no periods).",
+            reason="hidden",
+        )
+    if fewest == 1:
         raise UnsoundError(
             f"{stage!r} hides updates in the sum of the cohort, and {scheduler.selection!r} selects one agent, whose "
             f"update is the sum. Select two or more, or leave {stage!r} out.",
             reason="hidden",
         )
-    drawn = scheduler.selection is not None and scheduler.selection.sampling is not None
-    cohort = agents if scheduler.selection is None or drawn else len(scheduler.first_cohort(agents))
-    if cohort < stage.minimum:
+    if fewest < stage.group_size:
         raise UnsoundError(
-            f"{stage!r} opens sums of {stage.minimum} updates or more, and at most {cohort} agents take part in a "
-            f"round, so that nothing would be learned. Set its minimum to {cohort} or fewer.",
+            f"{stage!r} opens sums of groups of {stage.group_size} or more, and at most {fewest} agents take part in a "
+            f"round, so that nothing would be learned. Set its group_size to {fewest} or fewer.",
             reason="hidden",
         )
-    if cohort < stage.group_size:
-        raise UnsoundError(
-            f"{stage!r} opens sums of groups of {stage.group_size} or more, and at most {cohort} agents take part in a "
-            f"round, so that nothing would be learned. Set its group_size to {cohort} or fewer.",
-            reason="hidden",
-        )
-    if topology is not None and _opens(topology) != "the sum":
-        opened = (
-            _opened(topology, agents) if isinstance(topology, Hierarchy) else f"{topology!r} opens {_opens(topology)}."
-        )
-        raise UnsoundError(
-            f"{stage!r} hides updates in the sum of all, and {opened} A minimum number of agents for each such server "
-            "is not there yet. Let every level merge in every round (no periods).",
-            reason="hidden",
-        )
+    raise UnsoundError(
+        f"{stage!r} opens sums of {stage.minimum} updates or more, and at most {fewest} agents take part in a "
+        f"round, so that nothing would be learned. Set its minimum to {fewest} or fewer.",
+        reason="hidden",
+    )
+
+
+def fewest_in_a_sum(agents: int, topology: Topology | None, scheduler: Scheduler) -> int:
+    """Return how many agents are in the smallest sum that is opened, if all come that are selected first.
+
+    Each server with parameters of its own opens the sum of the agents below it, an agent's update being in one of them.
+
+    Args:
+        agents: Number of agents.
+        topology: Topology of the aggregation.
+        scheduler: Scheduler, which selects the agents.
+    """
+    group = lowest(topology.tree, agents) if isinstance(topology, Hierarchy) else np.zeros(agents, int)
+    ids = replace(scheduler, group=group).first_cohort(agents)
+    return int(np.bincount(group[ids], minlength=int(group.max()) + 1).min())
 
 
 def _opens(topology: Topology) -> str:
     """Return what a topology opens: each update, if it does not declare it."""
     return str(getattr(topology, "opens", "each"))
-
-
-def _opened(topology: Hierarchy, agents: int) -> str:
-    """Return, as a phrase, what the lower servers of a tree open if they have parameters of their own."""
-    fewest = min(Counter(lowest(topology.tree, agents).tolist()).values())
-    whose = "one agent alone" if fewest == 1 else f"as few as {fewest} agents"
-    return f"in {written(topology.tree)} servers below the root open sums of {whose}."
 
 
 def cohort_ids(cohort: Sequence[int] | np.ndarray, agents: int, summation: Summation | None) -> np.ndarray:

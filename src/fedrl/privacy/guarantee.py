@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedrl.core.types import PyTree
+from fedrl.federation.trust_models import NOBODY, TrustModel
 from fedrl.privacy.composition import epsilon_of, most_releases
 from fedrl.privacy.ledger import Budget, Ledger
 from fedrl.privacy.pricing import Price
 
-TRUSTED, CURIOUS = "trusted_coordinator", "honest_but_curious_coordinator"
 REPRODUCIBLE = "the noise follows from the seed of the run, so whoever knows the seed can subtract it"
 
 
@@ -29,7 +29,7 @@ class Guarantee(NamedTuple):
         noise_multiplier: z, the standard deviation of the noise in units of the clip; None if it is not known.
         clip: The largest contribution; one per agent if they differ.
         at: "server" or "agent", whoever adds the noise.
-        trust: Whom agents trust, one of `TRUSTED` and `CURIOUS`.
+        trust: The trust model.
         now: `server state of the stage -> event` of the next round, priced as those of `price`, for noise that the
             server adapts; else None.
         reproducible: Whether the noise follows from the seed.
@@ -44,7 +44,7 @@ class Guarantee(NamedTuple):
     noise_multiplier: float | None
     clip: float | tuple[float, ...]
     at: str
-    trust: str
+    trust: TrustModel
     now: Callable[[PyTree], Any] | None = None
     reproducible: bool = False
     least: int | None = None
@@ -106,7 +106,8 @@ class Guarantee(NamedTuple):
     def claim(self, epsilon: float) -> str:
         """Return the guarantee as a sentence."""
         delta = "" if self.budget.delta == 0.0 else f", delta = {self.budget.delta:g}"
-        sees = "what the coordinator receives" if self.at == "agent" else "what the coordinator releases"
+        who = "neighbours receive" if self.trust == NOBODY else "the coordinator receives"
+        sees = f"what {who}" if self.at == "agent" else "what the coordinator releases"
         but = "" if self.budget.delta == 0.0 else f", except with probability {self.budget.delta:g}"
         return (
             f"Differential privacy with epsilon = {epsilon:.4g}{delta}, of {self.price.protects()}: {sees} changes the "

@@ -38,7 +38,7 @@ class PrivacyResult(TypedDict):
         mechanism: Name of the stage that adds the noise.
         noise_multiplier: z, the standard deviation of the noise in units of the clip.
         clip: The largest contribution; the clip of each agent if they differ.
-        trust: "trusted_coordinator" or "honest_but_curious_coordinator".
+        trust: The trust model, such as "trusted_coordinator".
         budget: The largest epsilon that a seed may spend.
         delta: The probability with which epsilon may be exceeded.
         epsilon: What was spent in the seed that spent most.

@@ -295,6 +295,8 @@ class Summary(TypedDict):
         model_bytes: Bytes of the exchanged parameters, uncompressed.
         epsilon: Privacy loss of an agent in the seed that spent most; None without a budget.
         privacy: What a run with a privacy budget promises, and what it spent; absent without one.
+        trust: The trust model; absent in summaries of earlier versions.
+        reads: What a coordinator, or neighbours, read under it, as a sentence.
         versions: Versions of Python and of the packages that compute, by name.
         revision: Revision of the source code.
         citations: A line for the source of every component used.
@@ -334,6 +336,8 @@ class Summary(TypedDict):
     model_bytes: NotRequired[int]
     epsilon: float | None
     privacy: NotRequired[PrivacyResult]
+    trust: NotRequired[str]
+    reads: NotRequired[str]
     versions: dict[str, str]
     revision: str | None
     citations: list[str]

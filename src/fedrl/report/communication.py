@@ -18,6 +18,12 @@ def messages_note(run: Run) -> str:
     return f" With one seed, federated agents sent {up} messages and were sent {down}."
 
 
+def reading_note(run: Run) -> list[Markup]:
+    """Return the paragraph on what a coordinator, or neighbours, read; none for a run that did not record it."""
+    said, model = run.summary.get("reads"), run.summary.get("trust")
+    return [element("p", f"{said} The trust model is ", element("code", model), ".")] if said else []
+
+
 def consensus_table(run: Run) -> Markup | None:
     """Return the table of consensus, predicted by the spectrum and measured; None with a server.
 

@@ -13,6 +13,7 @@ from fedrl.report.communication import (
     heterogeneity_table,
     hierarchy_table,
     messages_note,
+    reading_note,
     virtual_time_table,
 )
 from fedrl.report.curves import Curve, curve
@@ -131,7 +132,7 @@ def _one(run: Run) -> tuple[str, list[object], dict[str, Figure]]:
         *_timed([run], curves, names, charts, virtual_time_table(run), methods=True),
         card(
             "Communication",
-            chart("traffic", "Training return against bytes sent"),
+            [chart("traffic", "Training return against bytes sent"), *reading_note(run)],
             f"A method that sends nothing is a level line at its last return.{centralised}{messages_note(run)}",
         ),
         *_exchange(run, charts),

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedrl.config.objects import Experiment
 from fedrl.engines.soundness import outgoing
+from fedrl.engines.trust_models import statement
 from fedrl.federation.soundness import Outgoing
 from fedrl.privacy.guarantee import Guarantee
 from fedrl.runs.privacy_statements import assumptions, sentences
@@ -18,16 +19,24 @@ def leaving(experiment: Experiment) -> list[Outgoing]:
     return outgoing(experiment.federation, experiment.fleet, where.topology, where.scheduler, where.clock)
 
 
+def reading(experiment: Experiment) -> str:
+    """Return what a coordinator, or neighbours, read under the trust model of the federation, as a sentence."""
+    return statement(experiment.config.federation.trust_model, experiment.federation, experiment.coordination.topology)
+
+
 def explained(experiment: Experiment) -> dict[str, Any]:
     """Return the output of `fedrl explain --json`; `size_bytes` is None where it varies.
 
-    "privacy" is what a run with a budget promises, "said" what has to be said about privacy before a run.
+    "reads" is what the coordinator reads under the trust model, "privacy" what a run with a budget promises, and "said"
+    what has to be said about privacy before a run.
     """
     guarantee = guarantee_of(experiment)
     privacy = None if guarantee is None else promised(guarantee, experiment.config.rounds, assumptions(experiment))
     return {
         "name": experiment.config.name,
         "agents": experiment.config.federation.agents,
+        "trust": experiment.config.federation.trust_model,
+        "reads": reading(experiment),
         "opens": experiment.coordination.topology.opens,
         "outgoing": [each._asdict() for each in leaving(experiment)],
         "privacy": privacy,

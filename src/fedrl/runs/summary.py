@@ -20,6 +20,7 @@ from fedrl.records import WITHOUT_ROUNDS, AgentResult, Compared, Ended, LeftOut,
 from fedrl.records.rejections import rejections_of
 from fedrl.records.statistics import interval, seed_means, shared_by_all
 from fedrl.runs.communication import consensus_of, hierarchy_of, timing_of
+from fedrl.runs.explain import reading
 from fedrl.runs.heterogeneity import heterogeneity_of
 from fedrl.runs.measuring import summary_of
 from fedrl.runs.session import Timing
@@ -82,6 +83,8 @@ def summarise(
         "messages_down": sum(record.get("messages_down", 0) for record in sent),
         "model_bytes": _model_bytes(experiment),
         "epsilon": None,
+        "trust": experiment.config.federation.trust_model,
+        "reads": reading(experiment),
         "versions": versions(PACKAGES),
         "revision": revision(),
         "citations": list(dict.fromkeys(line for part in _parts(experiment) for line in cite(part))),
