@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedrl.aggregators import mean
+from fedrl.aggregators import mean, median
 from fedrl.config import load
 from fedrl.config.build import build
 from fedrl.core.component import component
@@ -233,3 +233,32 @@ def test_a_budget_in_a_tree_counts_on_the_agents_of_the_smallest_server() -> Non
     central["federation"] |= {"trust": "trusted_coordinator", "summation": {"name": "exact_sum"}}
     with pytest.raises(UnsoundError, match="This is not there yet"):
         build(load(central))
+
+
+def played(federation, agents: int, rounds: int = 4):
+    with simulate(federation, fleet_of(agents), topology=tree([4], [1, 2])) as simulation:
+        state = simulation.init(0)
+        for _ in range(rounds):
+            state, seen = simulation.round(state)
+    return jax.tree.map(np.asarray, state.server.params), seen
+
+
+@pytest.mark.parametrize("protocol", ["masks", "additive"])
+def test_the_sum_of_each_server_is_opened_by_the_protocol(protocol: str) -> None:
+    def federation(protocol: str):
+        return federate(LEARNER, UNIFORM, summation=ring_sum(10, LARGEST, minimum=2, protocol=protocol))
+
+    (plain, before), (run, seen) = played(federation("none"), 10), played(federation(protocol), 10)
+    jax.tree.map(np.testing.assert_array_equal, plain, run)
+    assert seen.weight == before.weight == 10.0
+    assert seen.uploads.messages.sum() == (50 if protocol == "masks" else 20)
+
+
+def test_groups_lie_within_the_agents_of_a_server() -> None:
+    federation = federate(LEARNER, median(), summation=ring_sum(8, LARGEST, group_size=4))
+    run, seen = played(federation, 8, rounds=2)
+    # One group for each server, so that its median is the mean of its agents.
+    plain, _ = played(federate(LEARNER, UNIFORM), 8, rounds=2)
+    assert seen.weight == 8.0
+    # The root takes the median of two changes, which is their mean.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), plain, run)
