@@ -19,6 +19,7 @@ PLAIN = {
     ("threshold", "secure/graph.py"),  # the shares that give a secret back
     ("threshold", "secure/plan.py"),
     ("threshold", "secure/shares.py"),
+    ("threshold", "wire/secure_sum.py"),
 }
 
 

@@ -343,6 +343,7 @@ class TestReleases:
         assert names[:6] == ["Hello", "Welcome", "Ready", "Task", "Beat", "Sent"]
         assert names[6:12] == ["Failed", "Taken", "Leave", "Pause", "Resume", "Stop"]
         assert names[12:14] == ["Bid", "Answer"]
+        assert names[14:20] == ["Credential", "JobDone", "Invitation", "SumRequest", "SumReply", "Declined"]
         assert digest_of(b"abc").hex() == "ba7816bf8f01cfea414140de5dae2223"
 
 

@@ -17,6 +17,8 @@ Under an upload budget an agent that has trained says how useful its update is, 
               <-------------------------  Answer    send the update, or not: the next task has the verdict
     Sent      ------------------------->            if it was asked for
 
+Where updates are hidden in sums, the messages of `fedrl.wire.secure_sum` take the place of `Sent`.
+
 A job is identified by the agent and a number that counts its jobs, so that a message may be sent twice without harm.
 Fields have the types of the records below. Unknown fields are ignored, for a later minor version to add them; it gives
 them defaults, which are those of messages from earlier versions, and leaves a field out that has its default.
@@ -30,6 +32,7 @@ from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 from fedrl.core.errors import WireError
 from fedrl.wire.frames import PART, Frame, Joiner, frames, unpacked
+from fedrl.wire.secure_sum import Credential, Declined, Invitation, JobDone, SumReply, SumRequest
 
 MOST_TEXT = 2000
 """The largest number of characters of a text field."""
@@ -233,11 +236,26 @@ class Answer(NamedTuple):
 
 
 Message: TypeAlias = (
-    Hello | Welcome | Ready | Task | Beat | Sent | Failed | Taken | Leave | Pause | Resume | Stop | Bid | Answer
+    Hello
+    | Welcome
+    | Ready
+    | Task
+    | Beat
+    | Sent
+    | Failed
+    | Taken
+    | Leave
+    | Pause
+    | Resume
+    | Stop
+    | Bid
+    | Answer
+    | (Credential | JobDone | Invitation | SumRequest | SumReply | Declined)
 )
 KINDS: tuple[type[Any], ...] = (
     *(Hello, Welcome, Ready, Task, Beat, Sent, Failed, Taken, Leave, Pause, Resume, Stop),
     *(Bid, Answer),  # since version 1.1
+    *(Credential, JobDone, Invitation, SumRequest, SumReply, Declined),  # since version 1.2
 )
 """The kinds of messages. The number of a kind is its place in this list; later versions add kinds at its end."""
 NUMBERS = {kind: number for number, kind in enumerate(KINDS)}
@@ -295,6 +313,10 @@ class Reader:
 
     def __init__(self, largest: int, kinds: tuple[type[Any], ...] = KINDS) -> None:
         self._joiner, self._kinds = Joiner(largest), kinds
+
+    def allow(self, largest: int) -> None:
+        """Let content have up to so many bytes, if that is more than before."""
+        self._joiner.largest = max(self._joiner.largest, largest)
 
     def take(self, data: bytes) -> Message | None:
         """Take a frame, and return the message that it completes, or None.

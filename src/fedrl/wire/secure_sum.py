@@ -1,0 +1,113 @@
+"""The messages by which agents and a coordinator carry out a secure sum, since version 1.2 of the protocol.
+
+    agent                                coordinator
+    Credential  ----------------------->            before Ready: who signs in sums, certified by the authority
+    JobDone     ----------------------->            a job is done; its vector stays with the agent
+                <-----------------------  Invitation   what the sum is, its members, credentials of neighbours
+    SumReply    ----------------------->            keys, or Declined: it takes no part, and why
+                <-----------------------  SumRequest   what the next phase shows an agent
+    SumReply    ----------------------->            its answer; and so on, phase by phase
+
+Contents of `SumRequest` and `SumReply` are those of `fedrl.secure.messages`. Each comes again as the same bytes if a
+connection breaks in between.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Credential(NamedTuple):
+    """By which key an agent signs in secure sums.
+
+    Attributes:
+        content: Its certificate, the key and the signature that certifies it: `fedrl.secure.credential`.
+    """
+
+    content: bytes
+
+
+class JobDone(NamedTuple):
+    """A job is done, and its update waits for a secure sum.
+
+    Attributes:
+        job: Number of the job.
+        version: Version of the broadcast from which the agent trained.
+        fits: Whether all numbers are finite and within the grid of the sum; else the update is left out.
+    """
+
+    job: int
+    version: int
+    fits: bool = True
+
+
+class Invitation(NamedTuple):
+    """A secure sum begins. An agent compares all of it with what it knows itself.
+
+    Attributes:
+        job: Number of the agent's job whose vector is summed.
+        version: Version of the broadcast from which all members trained.
+        attempt: A number that was drawn for this attempt, so that no two sums of a version are alike.
+        entries: Number of entries of a vector.
+        degree: Number of neighbours of an agent.
+        threshold: Number of shares that give a secret back.
+        minimum: The least number of vectors in the sum.
+        verified: Whether agents compare which sets of agents they were shown.
+        federation: Digest of the federation, 64 hexadecimal digits.
+        broadcast: SHA-256 of the broadcast that all members have received, 64 hexadecimal digits.
+        content: Numbers of the members, and credentials of neighbours that this connection has not had yet.
+    """
+
+    job: int
+    version: int
+    attempt: int
+    entries: int
+    degree: int
+    threshold: int
+    minimum: int
+    verified: bool
+    federation: str
+    broadcast: str
+    content: bytes
+
+
+class SumRequest(NamedTuple):
+    """What a phase of a secure sum shows an agent.
+
+    Attributes:
+        job: Number of the agent's job.
+        attempt: As of the invitation.
+        content: The message of the coordinator, encoded.
+    """
+
+    job: int
+    attempt: int
+    content: bytes
+
+
+class SumReply(NamedTuple):
+    """An agent's answer in a phase of a secure sum.
+
+    Attributes:
+        job: Number of its job.
+        attempt: As of the invitation.
+        content: The message of the agent, encoded.
+    """
+
+    job: int
+    attempt: int
+    content: bytes
+
+
+class Declined(NamedTuple):
+    """An agent takes no part in a secure sum, or no further part.
+
+    Attributes:
+        job: Number of its job.
+        attempt: As of the invitation.
+        reason: Why, one sentence. It says nothing about data: it compares the sum with what the agent knows of it.
+    """
+
+    job: int
+    attempt: int
+    reason: str
