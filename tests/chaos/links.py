@@ -155,6 +155,8 @@ class SiteNetwork:
 class SiteTransport:
     """The transport of one process of a site."""
 
+    credentials = None
+
     def __init__(self, network: SiteNetwork, process: int, machine: Machine) -> None:
         self._network, self._process, self._machine = network, process, machine
 

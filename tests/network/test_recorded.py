@@ -62,7 +62,7 @@ class NotedTransport:
     """A transport whose links note what is sent: the frames of each link in `sent`."""
 
     def __init__(self, transport):
-        self._transport, self.sent = transport, []
+        self._transport, self.sent, self.credentials = transport, [], transport.credentials
 
     def _noted(self, link):
         self.sent.append([])

@@ -40,6 +40,8 @@ class PlainListener:
 
 
 class PlainTransport:
+    credentials = None
+
     def __init__(self, name=""):
         self.name = name
 

@@ -27,6 +27,19 @@ class Directory:
 
         self._keys = {agent: Ed25519PublicKey.from_public_bytes(key) for agent, key in keys.items()}
 
+    def add(self, agent: int, key: bytes) -> None:
+        """Take the public key of an agent, in place of an earlier one.
+
+        Raises:
+            SecureSumError: It is no Ed25519 key.
+        """
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        try:
+            self._keys[agent] = Ed25519PublicKey.from_public_bytes(key)
+        except ValueError as fault:
+            raise SecureSumError(f"The key of agent {agent} is no Ed25519 key: {fault}.") from None
+
     def verify(self, agent: int, message: bytes, signature: bytes, what: str) -> None:
         """Refuse a message that an agent did not sign.
 

@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, ClassVar, TypeVar
 
 from fedrl.core.errors import ConfigError
+from fedrl.transport.credentials import Credentials
 from fedrl.transport.seam import Link, LinkClosedError, Listener, Session
 
 T = TypeVar("T")
@@ -82,7 +83,11 @@ class LocalLink:
 
 
 class LocalTransport:
-    """A transport within this process; `name` is whom `connect` authenticates as.
+    """A transport within this process.
+
+    Args:
+        name: Whom `connect` authenticates as.
+        credentials: Certificates for secure sums; the transport itself needs none.
 
     >>> LocalTransport("site-1").name
     'site-1'
@@ -90,8 +95,8 @@ class LocalTransport:
 
     _listening: ClassVar[dict[str, LocalListener]] = {}
 
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self, name: str = "", credentials: Credentials | None = None) -> None:
+        self.name, self.credentials = name, credentials
 
     async def listen(self, address: str, session: Session) -> Listener:
         """Listen at an address, which is any text.

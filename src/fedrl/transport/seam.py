@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeAlias, runtime_checkable
 
+from fedrl.transport.credentials import Credentials
+
 
 class LinkClosedError(Exception):
     """The connection has ended. The message says why, as far as this end knows."""
@@ -65,6 +67,10 @@ class Listener(Protocol):
 @runtime_checkable
 class Transport(Protocol):
     """A way to carry frames."""
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """By which this end proves who it is, and checks who others are; None where nobody is authenticated."""
 
     async def listen(self, address: str, session: Session) -> Listener:
         """Listen at an address, such as "127.0.0.1:0" for any free port.
