@@ -1,5 +1,8 @@
 """Agents and a server that meet as bytes alone, against the same federation in one simulation, to the last bit."""
 
+import re
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from fedrl.aggregators import afl, mean, median, q_ffl, weight_by_diversity, weight_by_environment
 from fedrl.core.errors import RunError, UnsoundError, WireError
 from fedrl.core.keys import agent_secret, keys_of, server_secret
+from fedrl.core.summation import exact_sum
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
 from fedrl.engines.halves.saved import load, save
 from fedrl.engines.simulate import simulate
@@ -16,6 +20,7 @@ from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import wire_digest
 from fedrl.learners import a2c, add_correction, chain, mlp, ppo, q_table, sgd
+from fedrl.secure.grid import ring_sum
 from fedrl.server import fedadam
 from fedrl.stages import error_feedback, quantize, scaffold, top_k, weight_by_capacity
 from tests.support.hidden import veil
@@ -365,6 +370,42 @@ def test_neither_half_sends_or_takes_one_by_one_what_a_sum_is_to_hide():
     for half, given in ((AgentHalf, (0, setting)), (ServerHalf, (setting, [1]))):
         with pytest.raises(UnsoundError, match=r"veil\(\) opens the sum of updates alone.*Use exact_sum"):
             half(federation, *given, *roots)
+
+
+def vectors_of(federation):
+    """The jobs of all agents from the first broadcast, as vectors for a secure sum."""
+    halves = Apart(replace(federation, summation=exact_sum()), FLEET)
+    version = halves.server.open(halves.server_run)
+    run = halves.server._run
+    for k, order in version.orders.items():
+        setting = jax.tree.map(lambda x, k=k: x[k], FLEET)
+        half = AgentHalf(federation, k, setting, run, agent_secret(keys_of(SEED), k), vectors=True)
+        yield half, half.train(half.start(), version.broadcast, order)
+
+
+def test_an_agent_that_takes_part_in_secure_sums_gives_the_codes_that_a_simulation_adds():
+    federation = federate(VALLEY, mean("uniform"), local_steps=2, summation=ring_sum(AGENTS, 8.0))
+    turns = [turn for _, turn in vectors_of(federation)]
+    assert all(turn.update == b"" and turn.vector.dtype == np.int32 for turn in turns)
+    total = federation.summation.total([turn.vector[None] for turn in turns])
+    simulation = simulate(federation, FLEET, block=1)
+    state, _ = simulation.round(simulation.init(SEED))
+    moved = np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.server.params)])
+    np.testing.assert_array_equal(moved, (total[:-1] / total[-1]).astype(np.float32))
+
+
+def test_a_vector_that_would_wrap_around_is_not_made():
+    """The agent has learned, as after any update that is rejected for its numbers."""
+    federation = federate(VALLEY, mean("uniform"), local_steps=2, summation=ring_sum(AGENTS, 0.01))
+    for half, turn in vectors_of(federation):
+        assert turn.vector is None
+        assert not turn.failed
+        assert re.fullmatch(
+            r"update\['\w+'\], times its weight, reaches .*, and sums are exact below 0.01.*", turn.beyond
+        )
+        rejected = half.settle(turn.run, Verdict.REJECTED)
+        before, after = (half.executor.params_of(run.agents) for run in (half.start(), rejected))
+        assert not np.array_equal(before["tail"], after["tail"])
 
 
 @pytest.mark.parametrize("steps", [0, 2, 10**6])

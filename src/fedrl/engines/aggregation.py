@@ -71,6 +71,11 @@ def inside(federation: Federation, like: Update, reach: np.ndarray) -> np.ndarra
     return np.asarray((reach < _limits(federation, like)).all(axis=1))
 
 
+def beyond_range(federation: Federation, like: Update, reach: np.ndarray) -> str:
+    """Return the first part of an update, a row of `BlockSums.reach`, that is not within range, as a phrase; or ""."""
+    return _beyond(like, reach, _limits(federation, like))[0]
+
+
 def _limits(federation: Federation, updates: Update) -> np.ndarray:
     """Return the limit of each part in `BlockSums.reach`."""
     values, counted = len(jax.tree.leaves(updates.value)), len(jax.tree.leaves(updates.statistics))

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedrl.core import exact
 from fedrl.core.types import Broadcast, PyTree, Update
-from fedrl.engines.aggregation import BlockSums, partial_sums
+from fedrl.engines.aggregation import BlockSums, partial_sums, summed
 from fedrl.engines.program_cache import cached_program
 from fedrl.federation.federation import Federation
 
@@ -101,12 +101,23 @@ def lanes(update: PyTree, agents: int) -> int:
 
 
 @cached_program
-def reading(federation: Federation, summed: bool = True) -> Callable[[Broadcast, Update], BlockSums | Update]:
-    """Return the program that decodes updates; `summed` allows it to sum them, if the rule needs only the sum."""
+def reading(federation: Federation, sums: bool = True) -> Callable[[Broadcast, Update], BlockSums | Update]:
+    """Return the program that decodes updates; `sums` allows it to sum them, if the rule needs only the sum."""
 
     def read(sent: Broadcast, updates: Update) -> BlockSums | Update:
         decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)
-        return partial_sums(federation, decoded, jnp.ones(updates.weight.shape, bool)) if summed else decoded
+        return partial_sums(federation, decoded, jnp.ones(updates.weight.shape, bool)) if sums else decoded
+
+    return jax.jit(read)
+
+
+@cached_program
+def rounding(federation: Federation) -> Callable[[Broadcast, Update], BlockSums]:
+    """Return the program that decodes updates and rounds them to the grid of the summation, whatever the rule needs."""
+
+    def read(sent: Broadcast, updates: Update) -> BlockSums:
+        decoded = jax.vmap(federation.decode, (None, 0))(sent, updates)
+        return summed(federation, decoded, jnp.ones(updates.weight.shape, bool))
 
     return jax.jit(read)
 

@@ -1,6 +1,7 @@
 """The agent's half of a federation: it takes a broadcast and an order, and returns an update, as bytes.
 
     train(run, broadcast, order) -> TrainedUpdate(update, run)    run.pending: the agent's state if its update is merged
+                                                 (vector, run)    where updates are hidden in secure sums
     settle(run, verdict)         -> run                           MERGED    the pending state
                                                                   REJECTED  the pending state, with old stage memory
                                                                   DROPPED   the state before the job
@@ -11,6 +12,7 @@ only the bytes it receives. Local work runs in an executor with one seat, bit-id
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any, NamedTuple
 
@@ -20,17 +22,22 @@ import numpy as np
 
 from fedrl.clocks.events import Jobs
 from fedrl.core.errors import ConfigError, WireError
-from fedrl.core.keys import Keys, Root, check_roots
+from fedrl.core.keys import Keys, Root, Stream, check_roots, stream_key
 from fedrl.core.summation import check_open
-from fedrl.core.types import Broadcast, Params, PyTree
+from fedrl.core.types import Broadcast, Params, PyTree, Update
+from fedrl.engines.aggregation import beyond_range
 from fedrl.engines.bidding import Bidding
 from fedrl.engines.executors.placement import executor_of
 from fedrl.engines.executors.records import Agents, ExecutorPlan
+from fedrl.engines.halves.adding import rounding
 from fedrl.engines.halves.orders import Order, Verdict, check_setting
 from fedrl.engines.inbox import ENCODED, Table
 from fedrl.engines.messages import messages
 from fedrl.engines.noise_source import of_half
+from fedrl.engines.state import start_programs
 from fedrl.federation.federation import Federation
+from fedrl.federation.shares import shares
+from fedrl.secure.vector import vector_of
 from fedrl.wire.codec import codec
 
 ALONE = np.zeros(1, int)
@@ -60,6 +67,9 @@ class TrainedUpdate(NamedTuple):
         metrics: Metrics of the training, by name. They stay with the agent.
         failed: Reason why the training failed, or "".
         bid: Encoded bid, under an upload budget; else empty.
+        vector: The update, its weight and its statistics on the grid of the summation, int32 `[size]`, in place of the
+            update where it is hidden in a secure sum; else None.
+        beyond: Why there is no vector although the job succeeded: a number is not finite or beyond the grid; else "".
     """
 
     update: bytes
@@ -67,6 +77,8 @@ class TrainedUpdate(NamedTuple):
     metrics: dict[str, float]
     failed: str = ""
     bid: bytes = b""
+    vector: np.ndarray | None = None
+    beyond: str = ""
 
 
 class AgentHalf:
@@ -82,12 +94,13 @@ class AgentHalf:
             operating system draws a root for each job, which is kept nowhere.
         steps: Usual number of local steps.
         bids: Reports that it says in a bid before its update, under an upload budget; None for no bids.
+        vectors: Whether the caller carries out secure sums: jobs then give the vector of an update, never the update.
         **options: Options of the executor, such as `workers` for the host.
 
     Raises:
         ConfigError: A number is out of range, a root does not have 32 bytes, both roots are the same, or `setting` is
             not the parameters of this environment.
-        UnsoundError: The federation hides updates in sums, which needs a protocol with other messages.
+        UnsoundError: The federation hides updates in sums, and the caller carries out none.
 
     >>> import numpy as np
     >>> from fedrl.aggregators import mean
@@ -111,10 +124,12 @@ class AgentHalf:
         steps: int | None = None,
         bids: tuple[str, ...] | None = None,
         noise: Root | None = None,
+        vectors: bool = False,
         **options: Any,
     ) -> None:
         check_roots(run=run, secret=secret)
-        check_open(federation.summation)
+        if not vectors:
+            check_open(federation.summation)
         check_setting(federation, setting)
         usual = federation.local_steps if steps is None else steps
         if not (_whole(number, 0, LARGEST) and _whole(usual, 1, federation.local_steps)):
@@ -136,6 +151,8 @@ class AgentHalf:
         wire = messages(federation, fleet)
         self._broadcasts, self._sent = codec(wire.sent), codec(wire.update)
         self._bidding = None if bids is None else Bidding(bids, wire.update)
+        self.vectors, self._rounded = vectors, rounding(federation)
+        self._decoded = wire.decoded
         self.steps = int(usual)
 
     def start(self, params: Params | None = None) -> AgentRun:
@@ -180,8 +197,22 @@ class AgentHalf:
             return TrainedUpdate(b"", AgentRun(agents), {}, found.failed[0].reason)
         update = jax.tree.map(lambda x: np.asarray(x)[0], found.items)
         metrics = {name: float(x[0]) for name, x in found.metrics.items()}
+        run = run._replace(pending=agents)
+        if self.vectors:
+            return self._on_grid(received, found.items, run, metrics)
         bid, sent = (b"", self._sent.encode(update)) if self._bidding is None else self._bidding.apart(update)
-        return TrainedUpdate(sent, run._replace(pending=agents), metrics, bid=bid)
+        return TrainedUpdate(sent, run, metrics, bid=bid)
+
+    def _on_grid(self, received: Broadcast, updates: Update, run: AgentRun, metrics: dict[str, float]) -> TrainedUpdate:
+        """Return the vector of an update, unless a number in it is not finite or beyond the grid.
+
+        Behind a mask nobody else can check that.
+        """
+        found = jax.tree.map(np.asarray, self._rounded(received, updates))
+        why = beyond_range(self.federation, self._decoded, found.reach)
+        if why:
+            return TrainedUpdate(b"", run, metrics, beyond=why)
+        return TrainedUpdate(b"", run, metrics, vector=vector_of(found.updates, found.statistics[None])[0])
 
     def _check_order(self, order: Order, heard: int) -> None:
         most = self.federation.local_steps
@@ -202,6 +233,18 @@ class AgentHalf:
                 "noise with keys of the version and uses none twice, so it accepts no older version. Continue the "
                 "server from its last state, or start this agent again with another secret."
             )
+
+    def digest_of(self, broadcast: bytes | Broadcast) -> bytes:
+        """Return the SHA-256 of a broadcast in its bytes, 32 bytes: the same for all agents that received the same."""
+        content = broadcast if isinstance(broadcast, bytes) else self._broadcasts.encode(broadcast)
+        return hashlib.sha256(content).digest()
+
+    def first_job(self, steps: int) -> tuple[bytes, Order]:
+        """Return the broadcast of a server before its first merge, and an order of so many local steps."""
+        server = start_programs(self.federation).server(stream_key(self.keys, Stream.SERVER), None)
+        sent = jax.tree.map(np.asarray, self.federation.broadcast(server))
+        share = float(shares(self.federation, np.array([self.federation.local_steps]))[0])
+        return self._broadcasts.encode(sent), Order(int(sent.version), 1, steps, share)
 
     def settle(self, run: AgentRun, verdict: Verdict) -> AgentRun:
         """Return the agent after the verdict on its update."""
