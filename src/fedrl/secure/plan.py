@@ -25,7 +25,7 @@ def context_of(
         federation: Digest of the federation, so that both ends mean the same by an entry of the vector.
         broadcast: Digest of the parameters that an agent was sent. Agents that were sent different ones reject each
             other's keys; else a coordinator could send parameters from which all but one of them learn nothing.
-        attempt: Number of sums that were given up before, for the same version.
+        attempt: A number that no other sum of the version has.
         part: What is summed, if a version has several sums: the number of a group.
 
     >>> context_of("a", 1, b"") == context_of("a", 2, b"")

@@ -26,13 +26,16 @@ from fedrl.core.errors import WireError
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.network.sum_terms import signer_of, terms_of
 from fedrl.records.lock import hold
+from fedrl.secure.invitation import largest_request
 from fedrl.sites.connection import Connection, expected, largest_broadcast
 from fedrl.sites.job_loop import JobLoop, SiteEnd
 from fedrl.sites.jobs import RunJobs, RunRefusedError, check_welcome, rehearse, setting_for
 from fedrl.sites.memory import RunMemory, last_run, make_folder
 from fedrl.sites.policy import Allowance, MayLeave, check_federation, leaving_of
 from fedrl.sites.sent_log import NAME, SentLog
+from fedrl.sites.summing import SiteSums
 from fedrl.transport.notices import NetworkNotice, as_text
 from fedrl.transport.seam import LinkClosedError, LinkRefusedError, Transport
 from fedrl.wire.protocol import (
@@ -50,7 +53,12 @@ from fedrl.wire.protocol import (
     Task,
     Welcome,
 )
+from fedrl.wire.secure_sum import Credential, Invitation, JobDone, SumRequest
 
+HEARD = (Task, Answer, Invitation, SumRequest, Taken, Pause, Resume, Stop)
+"""The kinds of messages that may come to an agent that is ready."""
+MOST_REQUEST = 1 << 22
+"""The largest message of a secure sum in bytes, whatever number of agents the coordinator says that there are."""
 ANSWER_S = 60.0
 """Seconds that a coordinator may take to answer `Hello`."""
 LEAVE_S = 2.0
@@ -89,7 +97,9 @@ class SiteAgent:
             budget; None without a budget.
 
     Raises:
-        ConfigError: The federation would let out what `may_leave` does not allow.
+        ConfigError: The federation would let out what `may_leave` does not allow, or hides updates in sums and the
+            transport has no certificates for that.
+        UnsoundError: It hides updates in sums by a protocol that does not go over a network.
 
     >>> import tempfile
     >>> from fedrl.aggregators import mean
@@ -129,6 +139,7 @@ class SiteAgent:
         self._notice, self._clock = notice, clock
         self._digest = wire_digest(federation, federation.learner.environment.params, bids)
         self._largest = largest_broadcast(federation)
+        self._signer = signer_of(federation, transport)
         self._steps_per_s: float | None = None
         self._stopped, self._welcomed, self._stop_why = asyncio.Event(), False, ""
 
@@ -147,7 +158,7 @@ class SiteAgent:
             self._log = SentLog(self._folder / NAME)
             allowance = Allowance(self._may_leave.rounds_a_day)
             for record in self._log.records:
-                if record.kind in (Sent.__name__, Bid.__name__):
+                if record.kind in (Sent.__name__, Bid.__name__, JobDone.__name__):
                     allowance.count(record.run, record.job, record.time)
             self._log.records.clear()
             self._allowance, self._work = allowance, JobLoop(thread, allowance, self._clock, self._say)
@@ -276,10 +287,13 @@ class SiteAgent:
         speed = self._steps_per_s if self._may_leave.capacity else None
         assert self._work.jobs is not None
         copy = await asyncio.to_thread(lambda jobs: jobs.copy_id, self._work.jobs)
+        if self._work.jobs.sums is not None:
+            connection.allow(min(largest_request(first.agents), MOST_REQUEST))
+            await connection.send(Credential(self._work.jobs.sums.credential))
         await connection.send(Ready(math.nan if speed is None else speed, *copy))
         self._say("ready", "Its programs are compiled; it waits for a job.")
         while True:
-            end = self._heard(expected(await connection.receive(), Task, Answer, Taken, Pause, Resume, Stop))
+            end = self._heard(expected(await connection.receive(), *HEARD))
             if isinstance(end, SiteEnd):
                 return end
             if end:
@@ -320,11 +334,15 @@ class SiteAgent:
         check_welcome(welcome, None)  # before a folder is named after it
         memory = RunMemory(self._folder, welcome.run, self._digest.digest)
         given = (self._may_leave, self._seed, self._options, self._bids)
-        return RunJobs(self._federation, setting, welcome, memory, *given)
+        sums = None
+        if self._signer is not None:
+            terms = terms_of(self._federation, welcome.run, welcome.agents, self._digest.digest)
+            sums = SiteSums(welcome.agent, terms, *self._signer, memory)
+        return RunJobs(self._federation, setting, welcome, memory, *given, sums)
 
     def _heard(self, message: Message) -> SiteEnd | bool:
         """Act on a message; return why the agent ends, or whether to connect again."""
-        if isinstance(message, Task | Answer):
+        if isinstance(message, Task | Answer | Invitation | SumRequest):
             self._work.add(message)
         elif isinstance(message, Taken):
             said = f": {message.reason}" if message.reason else "."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrl.core.errors import WireError
+from fedrl.core.summation import hidden
 from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import VERSIONS, as_json, wire_digest
 from fedrl.records.lock import hold
@@ -27,7 +28,8 @@ class WouldLeave(NamedTuple):
     """One piece of information that would leave a site.
 
     Attributes:
-        message: The message with it: "Hello", "Ready", "Bid", "Sent" or "Failed".
+        message: The message with it: "Hello", "Ready", "Bid", "Sent" or "Failed"; with hidden sums also "Credential",
+            "JobDone" or "SumReply".
         name: What it is, such as "report/loss".
         size_bytes: Its size; None if it varies.
         protection: What protects it.
@@ -81,8 +83,17 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
         found.append(WouldLeave("Ready", "steps_per_s", 8, clear, "local steps per second, measured"))
     if federation.downlink is not None:
         found.append(WouldLeave("Ready", "copy", 36, clear, "number and digest of the server's parameters that it has"))
+    summed = hidden(federation.summation) is not None
+    if summed:
+        found += [
+            WouldLeave("Credential", "key", None, clear, "its certificate, and the key by which it signs in sums"),
+            WouldLeave("JobDone", "fits", 1, clear, "whether the update is finite and within the grid of the sum"),
+            WouldLeave("SumReply", "shares", None, clear, "keys, shares and signatures of each sum, without any data"),
+        ]
     for each in leaving_of(federation, bids):
         message = "Bid" if each.name.startswith("bid") else "Sent"
+        if summed:
+            message = "JobDone" if each.name == "version" else "SumReply"
         found.append(WouldLeave(message, each.name, each.size_bytes, each.protection, each.note))
     note = "the reason, with words of the environment" if may_leave.reasons else "that a job failed, without the reason"
     return [*found, WouldLeave("Failed", "failure", None if may_leave.reasons else 0, clear, note)]

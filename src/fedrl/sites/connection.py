@@ -20,8 +20,9 @@ from fedrl.federation.federation import Federation
 from fedrl.sites.sent_log import SentLog
 from fedrl.transport.seam import Link
 from fedrl.wire.protocol import Answer, Message, Pause, Reader, Resume, Stop, Taken, Task, Welcome, names_sent, sent
+from fedrl.wire.secure_sum import Invitation, SumRequest
 
-RECEIVED = (Welcome, Task, Taken, Pause, Resume, Stop, Answer)
+RECEIVED = (Welcome, Task, Taken, Pause, Resume, Stop, Answer, Invitation, SumRequest)
 """The kinds of messages that a coordinator may send."""
 SLACK = 1024
 """Bytes by which a broadcast may exceed the expected size; its content is checked later."""
@@ -58,6 +59,10 @@ class Connection:
             self._log.append(self._clock(), self.run, type(message).__name__, job, said, frames)
             for frame in frames:
                 await self._link.send(frame)
+
+    def allow(self, largest: int) -> None:
+        """Let content from the coordinator have up to so many bytes, if that is more than before."""
+        self._reader.allow(largest)
 
     async def receive(self) -> Message:
         """Return the next message.

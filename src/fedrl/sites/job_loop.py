@@ -2,6 +2,7 @@
 
     add(Task) --> run(): check --> train --> keep --> Sent or Failed, on the connection that there is then
                                                +----> Bid --> add(Answer) --> Sent, under an upload budget
+                                               +----> JobDone --> add(Invitation) --> SumReply, where sums hide updates
 
 A job outlives its connection. What comes while a job is trained waits; only the latest task is trained, with the
 answers after it, and the others are received for their part of the server's parameters.
@@ -20,7 +21,8 @@ from fedrl.sites.connection import Connection
 from fedrl.sites.jobs import OldVersionError, RunJobs, RunRefusedError
 from fedrl.sites.policy import Allowance
 from fedrl.transport.seam import LinkClosedError
-from fedrl.wire.protocol import LARGEST_INT, Answer, Beat, Bid, Failed, Leave, Task
+from fedrl.wire.protocol import LARGEST_INT, Answer, Beat, Bid, Failed, Leave, Sent, Task
+from fedrl.wire.secure_sum import Declined, Invitation, JobDone, SumRequest
 
 T = TypeVar("T")
 SHORTEST_BEAT_S = 0.1
@@ -40,6 +42,14 @@ class SiteEnd(NamedTuple):
     why: str
 
 
+Asked: TypeAlias = Task | Answer | Invitation | SumRequest
+"""A message about a job."""
+LEAVING = {
+    Sent: ("sent", "The update of job {} leaves."),
+    Bid: ("bid", "A bid for the update of job {} leaves."),
+    JobDone: ("trained", "Job {} is done; its update stays here until a secure sum hides it."),
+}
+"""What is said when a message about a finished job leaves: an event, and a sentence with its number."""
 Say: TypeAlias = Callable[[str, str, int | None, int | None], None]
 """Reports an event `(event, text, job, version)`: `fedrl.transport.notices.NetworkNotice`."""
 
@@ -68,11 +78,11 @@ class JobLoop:
         self.fault: WireError | None = None
         self.waiting = False
         self.storing = asyncio.Lock()
-        self._tasks: asyncio.Queue[tuple[RunJobs | None, Task | Answer]] = asyncio.Queue()
+        self._tasks: asyncio.Queue[tuple[RunJobs | None, Asked]] = asyncio.Queue()
         self._training: int | None = None
 
-    def add(self, message: Task | Answer) -> None:
-        """Take a task, or the answer to a bid."""
+    def add(self, message: Asked) -> None:
+        """Take a task, the answer to a bid, or a message of a secure sum."""
         # The update of a job in training is sent when it is done, without being asked for again.
         if message.job != self._training:
             self._tasks.put_nowait((self.jobs, message))
@@ -101,8 +111,10 @@ class JobLoop:
                 try:
                     if isinstance(message, Task):
                         await (self._done(jobs, message) if place == last else self.in_thread(jobs.receive, message))
-                    elif place >= last:
+                    elif place >= last and isinstance(message, Answer):
                         await self._answered(jobs, message)
+                    elif place >= last and not isinstance(message, Answer):
+                        await self._summed(jobs, message)
                 except LinkClosedError:
                     pass  # the update is kept, and sent when the coordinator asks for the job again
                 except WireError as wrong:
@@ -142,8 +154,10 @@ class JobLoop:
             self._say("failed", f"Job {message.job} has no update: {jobs.kept.failed}", message.job, None)
         else:
             self._allowance.count(jobs.welcome.run, message.job, self._clock())
-            kind, what = ("bid", "A bid for the update") if isinstance(message, Bid) else ("sent", "The update")
-            self._say(kind, f"{what} of job {message.job} leaves.", message.job, message.version)
+            event, text = LEAVING[type(message)]
+            self._say(event, text.format(message.job), message.job, message.version)
+            if isinstance(message, JobDone) and not message.fits:
+                self._say("failed", f"Its update is left out of the sum: {jobs.kept.beyond}.", message.job, None)
         await self.connection.send(message)
 
     async def _answered(self, jobs: RunJobs, answer: Answer) -> None:
@@ -155,6 +169,14 @@ class JobLoop:
         elif not answer.send:
             text = f"The coordinator does not want the update of job {answer.job}: its budget is for others."
             self._say("not_taken", text, answer.job, None)
+
+    async def _summed(self, jobs: RunJobs, asked: Invitation | SumRequest) -> None:
+        """Take a step in a secure sum, and send the message that comes of it."""
+        message = await self.in_thread(jobs.summed, asked)
+        if isinstance(message, Declined):
+            self._say("declined", f"It takes no part in the sum of job {asked.job}: {message.reason}", asked.job, None)
+        if self.jobs is jobs and self.connection is not None:
+            await self.connection.send(message)
 
     async def _declined(self, jobs: RunJobs, task: Task, why: str) -> None:
         # A coordinator that was killed between two merges gives jobs again whose updates it had, and whose agents have

@@ -3,6 +3,7 @@
     Task --settle, train--> Kept --on disk--> Sent or Failed, again and again as the same bytes
        +--> the copy of the server's parameters, under down stages
                                      +------> Bid --Answer--> Sent, under an upload budget
+                                     +------> JobDone --Invitation--> SumReply, where sums hide updates
 
 Everything here blocks, and runs in a thread of the agent.
 """
@@ -21,14 +22,17 @@ import jax.numpy as jnp
 
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import ROOT_BYTES, Root, agent_secret, keys_of, noise_of_seed
+from fedrl.core.summation import hidden
 from fedrl.core.types import Broadcast, PyTree
 from fedrl.engines.down_content import Copy, CopyId, DownReader
-from fedrl.engines.halves import AgentHalf, Order, ServerHalf, Verdict
+from fedrl.engines.halves import AgentHalf, Order, Verdict
 from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
 from fedrl.sites.memory import IDENTITY, Kept, RunFacts, RunMemory
 from fedrl.sites.policy import MayLeave, too_large
+from fedrl.sites.summing import SiteSums
 from fedrl.wire.protocol import Answer, Bid, Failed, Sent, Task, Welcome, one_line
+from fedrl.wire.secure_sum import Declined, Invitation, JobDone, SumReply, SumRequest
 
 COMPILING = threading.Lock()
 """Held while programs are compiled: several agents in one process would each compile the same ones at the same time."""
@@ -60,6 +64,7 @@ class RunJobs:
         seed: Seed of the run, if the site trusts its coordinator with a replayable run.
         options: Options of the executor, such as `workers` for the host.
         bids: Reports that it says in a bid before each update, under an upload budget; None for no bids.
+        sums: Its part in secure sums, where these hide updates; else None.
 
     Raises:
         RunRefusedError: The run is replayable and this site has no seed for it.
@@ -77,8 +82,9 @@ class RunJobs:
         seed: int | None,
         options: Mapping[str, Any],
         bids: tuple[str, ...] | None = None,
+        sums: SiteSums | None = None,
     ) -> None:
-        self.welcome, self._memory, self._may_leave, self._bids = welcome, memory, may_leave, bids
+        self.welcome, self._memory, self._may_leave, self._bids, self.sums = welcome, memory, may_leave, bids, sums
         facts, self.fresh = memory.facts(), not memory.has_state
         check_welcome(welcome, facts)
         check_seed(welcome, seed)
@@ -87,7 +93,8 @@ class RunJobs:
             run, secret, noise = keys.run.tobytes(), agent_secret(keys, welcome.agent), noise_of_seed(keys)
         else:
             (run, secret), noise = self._own_roots(), None  # the operating system draws noise, for each job anew
-        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, bids=bids, noise=noise, **options)
+        given: dict[str, Any] = {**options, "bids": bids, "noise": noise, "vectors": sums is not None}
+        self._half = AgentHalf(federation, welcome.agent, setting, run, secret, **given)
         with COMPILING:
             start = self._half.start()
         self.kept = memory.load(start) if memory.has_state else Kept(start)
@@ -184,12 +191,16 @@ class RunJobs:
         broadcast = self.receive(task)
         run = self._half.settle(self.kept.run, verdict)
         turn = self._half.train(run, broadcast, Order(task.version, task.cohort, task.steps, task.share))
-        failed = turn.failed or too_large(self._may_leave, turn.update)
+        vector = b"" if turn.vector is None else turn.vector.astype("<i4").tobytes()
+        failed = turn.failed or too_large(self._may_leave, turn.update or vector)
         sent = (b"", b"") if failed else (turn.update, turn.bid)
         copy = (0, b"")
         if self._reader is not None and self._copy is not None:
             copy = self._copy.number, self._reader.wire.bytes_of(self._copy.held)
         kept = Kept(turn.run, task.job, task.version, sent[0], failed, sent[1], copy)
+        if vector and not failed:
+            kept = kept._replace(vector=vector, broadcast=self._half.digest_of(broadcast))
+        kept = kept._replace(beyond=turn.beyond)
         if failed:
             kept = kept._replace(run=self._half.settle(turn.run, Verdict.DROPPED))
         return kept
@@ -203,11 +214,13 @@ class RunJobs:
         self._memory.save(kept)
         self.kept, self.fresh = kept, False
 
-    def answer(self) -> Sent | Bid | Failed:
+    def answer(self) -> Sent | Bid | JobDone | Failed:
         """Return the message about the last job."""
         kept = self.kept
         if kept.failed:
             return Failed(kept.job, one_line(kept.failed, MOST_REASON) if self._may_leave.reasons else "")
+        if self.sums is not None:
+            return JobDone(kept.job, kept.version, bool(kept.vector))
         if self._bids is not None:
             return Bid(kept.job, kept.version, kept.bid)
         return Sent(kept.job, kept.version, kept.update)
@@ -224,6 +237,17 @@ class RunJobs:
         if not answer.send or answer.job != kept.job or kept.failed:
             return None
         return Sent(kept.job, kept.version, kept.update)
+
+    def summed(self, asked: Invitation | SumRequest) -> SumReply | Declined:
+        """Return the answer to a message of a secure sum.
+
+        Raises:
+            WireError: Updates are not hidden in sums here.
+            RunError: The note about a masked vector can't be written.
+        """
+        if self.sums is None:
+            raise WireError(f"A message of a secure sum came for job {asked.job}, and this federation has none.")
+        return self.sums.reply(asked, self.kept)
 
     def progress(self) -> int:
         """Return a number that grows while a job is trained; it may be called from another thread."""
@@ -328,15 +352,15 @@ def reader_of(federation: Federation) -> DownReader | None:
 
 
 def _rehearsed(federation: Federation, setting: PyTree, measured: bool, options: dict[str, Any]) -> float:
-    agent, server, run = (os.urandom(ROOT_BYTES) for _ in range(3))
-    half = AgentHalf(federation, 0, setting, run, agent, **options)
+    agent, run = (os.urandom(ROOT_BYTES) for _ in range(2))
+    vectors = hidden(federation.summation) is not None
+    half = AgentHalf(federation, 0, setting, run, agent, vectors=vectors, **options)
     try:
-        other = ServerHalf(federation, setting, [federation.local_steps], run, server)
-        version = other.open(other.start(), {0: 1})
+        broadcast, order = half.first_job(1)
         state, took = half.start(), math.nan
         for _ in range(1 + measured):
             begun = time.perf_counter()
-            turn = half.train(state, version.broadcast, version.orders[0])
+            turn = half.train(state, broadcast, order)
             took = time.perf_counter() - begun
             if turn.failed:
                 raise ConfigError(

@@ -5,6 +5,7 @@
     FOLDER/RUN/roots                root of the run's keys and the agent's secret, unless they follow from a seed
     FOLDER/RUN/state.safetensors    state of the agent, with the last job, its version and its update, and under down
                                     stages the copy of the server's parameters
+    FOLDER/RUN/masked.json          the last version of which a masked vector was sent, where sums hide updates
 
 State, update and copy are one file, which is on the disk before the update is sent. So whatever was sent can be sent
 again as the same bytes, and no job is trained twice with keys from which something has left the site.
@@ -42,6 +43,9 @@ class Kept(NamedTuple):
         failed: Reason why there is no update; "" if there is one.
         bid: The encoded bid, under an upload budget; else empty.
         copy: Number and bytes of the copy of the server's parameters, under down stages; no bytes if there is none.
+        vector: The vector for a secure sum, int32, in place of the update where it is hidden in one; else empty.
+        broadcast: SHA-256 of the broadcast from which the vector was trained, 32 bytes; empty without a vector.
+        beyond: Why there is no vector, in this process alone: a number is not finite or beyond the grid of the sum.
     """
 
     run: AgentRun
@@ -51,6 +55,23 @@ class Kept(NamedTuple):
     failed: str = ""
     bid: bytes = b""
     copy: tuple[int, bytes] = (0, b"")
+    vector: bytes = b""
+    broadcast: bytes = b""
+    beyond: str = ""
+
+
+class MaskedNote(NamedTuple):
+    """That a masked vector has left, or was about to.
+
+    Attributes:
+        job: Number of the job whose vector it was.
+        version: Version of the broadcast from which the job was trained.
+        plan: Digest of the plan of the sum, hexadecimal.
+    """
+
+    job: int
+    version: int
+    plan: str
 
 
 class RunFacts(NamedTuple):
@@ -158,6 +179,8 @@ class RunMemory:
             "bid": np.frombuffer(kept.bid, np.uint8),
         }
         number, copy = kept.copy
+        if kept.vector:
+            beside |= {name: np.frombuffer(getattr(kept, name), np.uint8) for name in ("vector", "broadcast")}
         if copy:
             beside |= {"copy_number": np.array([number], np.int64), "copy": np.frombuffer(copy, np.uint8)}
         save(self.folder / STATE, "agent", self.federation, kept.run, beside)
@@ -175,7 +198,30 @@ class RunMemory:
         """Return the number of the last job that is on the disk; 0 for none."""
         return self._beside()[0] if self.has_state else 0
 
-    def _beside(self) -> tuple[int, int, bytes, str, bytes, tuple[int, bytes]]:
+    def masked(self) -> MaskedNote | None:
+        """Return the note about the last masked vector; None if none has left.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        path = self.folder / "masked.json"
+        try:
+            found: Any = json.loads(path.read_bytes())
+            return MaskedNote(int(found["job"]), int(found["version"]), str(found["plan"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as fault:
+            raise _damaged(path, fault) from fault
+
+    def note_masked(self, note: MaskedNote) -> None:
+        """Write a note about a masked vector; it is on the disk when this returns, and only then may the vector leave.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        write_private(self.folder / "masked.json", json.dumps(note._asdict()).encode())
+
+    def _beside(self) -> tuple[int, int, bytes, str, bytes, tuple[int, bytes], bytes, bytes]:
         path = self.folder / STATE
         found = load_beside(path, "agent", self.federation)
         try:
@@ -183,7 +229,9 @@ class RunMemory:
             update, failed = (found[name].tobytes() for name in ("update", "failed"))
             copy = (int(found["copy_number"][0]), found["copy"].tobytes()) if "copy" in found else (0, b"")
             # States of version 0.x have no bids.
-            return job, version, update, failed.decode(), found.get("bid", np.zeros(0, np.uint8)).tobytes(), copy
+            nothing = np.zeros(0, np.uint8)
+            bid, *summed = (found.get(name, nothing).tobytes() for name in ("bid", "vector", "broadcast"))
+            return job, version, update, failed.decode(), bid, copy, *summed
         except (KeyError, ValueError, IndexError) as fault:
             raise _damaged(path, fault) from fault
 

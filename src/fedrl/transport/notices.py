@@ -16,6 +16,8 @@ SITE = (
     "training",
     "bid",
     "sent",
+    "trained",
+    "declined",
     "failed",
     "waiting",
     "paused",
@@ -41,6 +43,7 @@ COORDINATOR = (
     "hung",
     "failed",
     "not_taken",
+    "sum",
     "merged",
     "ended",
 )

@@ -1,0 +1,91 @@
+"""Which secure sums a federation has over a network, as either end knows it by itself."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.summation import Summation, hidden
+from fedrl.core.types import Update
+from fedrl.engines.messages import messages
+from fedrl.federation.federation import Federation
+from fedrl.secure.credential import SumSigner
+from fedrl.secure.invitation import Terms
+from fedrl.secure.vector import vector_size
+from fedrl.transport.credentials import Credentials
+from fedrl.transport.seam import Transport
+
+MASKS = "masks"
+WHY_NOT = {
+    "none": "adds numbers in a simulation, where nobody has to be kept from reading them",
+    "additive": "needs two aggregators that don't collude, and a network has one coordinator",
+    "ckks": "needs a key that agents share without the coordinator, and nothing else connects them",
+}
+"""Why other protocols don't go over a network, by name."""
+
+
+def terms_of(federation: Federation, run: str, agents: int, digest: str) -> Terms:
+    """Return what an end knows of all secure sums of a run.
+
+    Args:
+        federation: Its federation, whose summation hides updates.
+        run: Identity of the run.
+        agents: Number of agents.
+        digest: Digest of the federation, hexadecimal.
+    """
+    one = jax.tree.map(lambda x: jnp.asarray(x)[None], federation.learner.environment.params)
+    decoded, summation = messages(federation, one).decoded, federation.summation
+    counts = sum(leaf.size for leaf in jax.tree.leaves(decoded.statistics))
+    entries = vector_size(code_count(decoded), counts)
+    return Terms(run, agents, digest, entries, max(summation.minimum, 2), summation.verified)
+
+
+def code_count(decoded: Update) -> int:
+    """Return the number of codes in a vector: the entries of a decoded update, and its weight."""
+    return sum(leaf.size for leaf in jax.tree.leaves(decoded.value)) + 1
+
+
+def certified(federation: Federation, transport: Transport) -> Credentials | None:
+    """Return the certificates by which agents know each other in secure sums; None if updates are not hidden in sums.
+
+    Raises:
+        UnsoundError: The protocol of the summation does not go over a network.
+        ConfigError: The transport authenticates nobody.
+    """
+    summation = hidden(federation.summation)
+    if summation is None:
+        return None
+    check_protocol(summation)
+    if transport.credentials is None:
+        raise ConfigError(
+            f"{summation!r} hides updates in sums, for which agents know each other by certificates, and this "
+            "transport has none: a coordinator could be all others. Use gRPC with mutual TLS."
+        )
+    return transport.credentials
+
+
+def check_protocol(summation: Summation) -> None:
+    """Refuse a summation that hides updates by a protocol that does not go over a network.
+
+    Raises:
+        UnsoundError: It does.
+    """
+    if summation.protocol != MASKS:
+        why = WHY_NOT.get(summation.protocol, "is not one that agents at other sites carry out")
+        raise UnsoundError(
+            f"{summation!r} has protocol = {summation.protocol!r}, which {why}. Use protocol = {MASKS!r}, or simulate "
+            "the federation.",
+            reason="hidden",
+        )
+
+
+def signer_of(federation: Federation, transport: Transport) -> tuple[SumSigner, bytes] | None:
+    """Return a site's key for secure sums and its certificate of the authority; None if updates are not hidden in sums.
+
+    Raises:
+        UnsoundError: The protocol of the summation does not go over a network.
+        ConfigError: The transport authenticates nobody, or its certificates can't be read.
+    """
+    found = certified(federation, transport)
+    return None if found is None else (SumSigner(found), found.ca)

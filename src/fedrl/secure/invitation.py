@@ -1,0 +1,204 @@
+"""Invitations to a secure sum over a network: what a coordinator says of it, and what an agent knows of it by itself.
+
+    coordinator   plan, credentials  --invitation-->  Invitation
+    agent         Invitation, Terms, its job  --accepted-->  the same plan, or a sentence about what differs
+
+An agent takes from an invitation the members and the number of the attempt alone. All else is compared with its own
+federation, its own job and the broadcast that it has received.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+from fedrl.core.errors import SecureSumError
+from fedrl.secure.credential import MOST_BYTES
+from fedrl.secure.graph import default_degree
+from fedrl.secure.messages import ADVERT_PARTS, BOX, COUNT, HASH, HEAD
+from fedrl.secure.plan import SumPlan, context_of, sum_plan
+from fedrl.secure.ring import WORD
+from fedrl.wire.secure_sum import Invitation
+
+ENTRY = struct.Struct("<IH")
+"""Number of an agent, and the bytes of its credential, which follow."""
+
+
+class Terms(NamedTuple):
+    """What one end knows of all sums of a run by itself.
+
+    Attributes:
+        run: Identity of the run.
+        agents: Number of agents of the federation.
+        federation: Digest of the federation (`fedrl.federation.wire_digest`), hexadecimal.
+        entries: Number of entries of a vector.
+        minimum: The least number of vectors in a sum.
+        verified: Whether agents compare which sets of agents they were shown.
+    """
+
+    run: str
+    agents: int
+    federation: str
+    entries: int
+    minimum: int
+    verified: bool
+
+    def plan(self, version: int, broadcast: str, attempt: int, members: tuple[int, ...]) -> SumPlan:
+        """Return the plan of a sum with the usual degree and threshold.
+
+        Args:
+            version: Version of the broadcast from which all members trained.
+            broadcast: SHA-256 of that broadcast, hexadecimal.
+            attempt: A number that no other sum of the version has.
+            members: Numbers of the members, ascending.
+
+        Raises:
+            ConfigError: No sum has these numbers.
+        """
+        digests = bytes.fromhex(self.federation), bytes.fromhex(broadcast)
+        context = context_of(self.run, version, *digests, attempt)
+        return sum_plan(context, members, self.entries, minimum=self.minimum, verified=self.verified)
+
+
+class AgentJob(NamedTuple):
+    """The job of an agent whose vector is summed.
+
+    Attributes:
+        agent: Number of the agent.
+        job: Number of the job.
+        version: Version of the broadcast from which it trained.
+        broadcast: SHA-256 of the broadcast that it has received, hexadecimal.
+    """
+
+    agent: int
+    job: int
+    version: int
+    broadcast: str
+
+
+def invitation(plan: SumPlan, terms: Terms, of: AgentJob, attempt: int, credentials: Mapping[int, bytes]) -> Invitation:
+    """Return the invitation of an agent.
+
+    Args:
+        plan: The plan.
+        terms: What the coordinator knows of all sums.
+        of: The agent and its job.
+        attempt: A number that no other sum of the version has.
+        credentials: Credentials of neighbours that this connection has not had yet, by number.
+    """
+    members = COUNT.pack(len(plan.members)) + struct.pack(f"<{len(plan.members)}I", *plan.members)
+    rows = [ENTRY.pack(agent, len(data)) + data for agent, data in sorted(credentials.items())]
+    return Invitation(
+        job=of.job,
+        version=of.version,
+        attempt=attempt,
+        entries=plan.size,
+        degree=plan.degree,
+        threshold=plan.threshold,
+        minimum=plan.minimum,
+        verified=plan.verified,
+        federation=terms.federation,
+        broadcast=of.broadcast,
+        content=b"".join([members, *rows]),
+    )
+
+
+def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
+    """Return the plan of a sum to which an agent is invited, as the agent makes it itself.
+
+    Args:
+        given: The invitation.
+        terms: What the agent knows of all sums.
+        mine: The agent and its last job.
+
+    Raises:
+        SecureSumError: The invitation differs from what the agent knows; the sentence says where.
+    """
+    members, _ = contents(given, terms.agents)
+    for what, here, there in (
+        ("job", mine.job, given.job),
+        ("version", mine.version, given.version),
+        ("federation", terms.federation, given.federation),
+        ("broadcast", mine.broadcast, given.broadcast),
+        ("number of entries", terms.entries, given.entries),
+    ):
+        if here != there:
+            raise _differs(what, here, there)
+    if given.minimum < terms.minimum:
+        raise _differs("minimum of agents", f"{terms.minimum} or more", given.minimum)
+    if terms.verified and not given.verified:
+        raise _differs("comparison of survivors (verified)", terms.verified, given.verified)
+    if mine.agent not in members or len(members) < given.minimum:
+        missing = "it is not among them itself" if mine.agent not in members else f"{given.minimum} are needed"
+        raise SecureSumError(
+            f"Agent {mine.agent} was invited to a sum of {len(members)} agents, and {missing}: it would not hide the "
+            "vector of this agent."
+        )
+    own = terms._replace(minimum=given.minimum, verified=given.verified)
+    plan = own.plan(mine.version, mine.broadcast, given.attempt, members)
+    for what, here, there in (("degree", plan.degree, given.degree), ("threshold", plan.threshold, given.threshold)):
+        if here != there:
+            raise _differs(what, here, there)
+    return plan
+
+
+def _differs(what: str, here: object, there: object) -> SecureSumError:
+    return SecureSumError(
+        f"The {what} of the sum is {there!s:.70} in the invitation and {here!s:.70} at this agent, which takes no part "
+        "in another sum than that of its own federation."
+    )
+
+
+def contents(given: Invitation, agents: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
+    """Return members and credentials of an invitation.
+
+    Args:
+        given: The invitation.
+        agents: Number of agents of the federation.
+
+    Raises:
+        SecureSumError: They are none.
+    """
+    try:
+        return _read(given.content, agents)
+    except struct.error as fault:
+        raise SecureSumError(f"An invitation of {len(given.content)} bytes was cut off ({fault}).") from None
+
+
+def _read(data: bytes, agents: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
+    (count,), at = COUNT.unpack_from(data), COUNT.size
+    if not 2 <= count <= agents:
+        raise SecureSumError(f"An invitation names {count} agents, and a sum has 2 to {agents} in this federation.")
+    members = struct.unpack_from(f"<{count}I", data, at)
+    if any(a >= b for a, b in pairwise(members)) or members[-1] >= agents:
+        raise SecureSumError(f"An invitation names agents twice, out of order, or beyond the {agents} that there are.")
+    at += COUNT.size * count
+    found: dict[int, bytes] = {}
+    while at < len(data):
+        agent, size = ENTRY.unpack_from(data, at)
+        at += ENTRY.size + size
+        if agent not in members or agent in found or at > len(data):
+            raise SecureSumError(f"An invitation has a credential of agent {agent} twice, of nobody, or cut off.")
+        found[agent] = data[at - size : at]
+    return members, found
+
+
+def largest_reply(entries: int, agents: int) -> int:
+    """Return the largest message of an agent in a sum, or before it about its key, in bytes.
+
+    >>> largest_reply(10_000, 10), largest_reply(10, 10)
+    (40017, 4096)
+    """
+    holders = default_degree(max(agents, 2)) + 1
+    shares = HEAD.size + 3 * COUNT.size + holders * (COUNT.size + BOX) + holders * (COUNT.size + 2 * HASH)
+    return max(HEAD.size + COUNT.size + entries * WORD.itemsize, shares, MOST_BYTES)
+
+
+def largest_request(agents: int) -> int:
+    """Return the largest message to an agent in a sum, in bytes: an invitation with all credentials, or adverts."""
+    near = default_degree(max(agents, 2))
+    credentials = COUNT.size * (1 + agents) + near * (ENTRY.size + MOST_BYTES)
+    adverts = HEAD.size + COUNT.size + -(-agents // 8) + near * (COUNT.size + sum(ADVERT_PARTS))
+    return max(credentials, adverts)

@@ -1,0 +1,121 @@
+"""An agent's part in the secure sums of a run: each step once, each message again as the same bytes.
+
+    Invitation --compared with what the agent knows--> SumAgent --> SumReply with its keys
+    SumRequest --> the next step of SumAgent --> SumReply          a note on disk before the masked vector
+                                            +--> Declined          something is wrong: nothing further leaves
+
+A masked vector leaves once for each version of the parameters, whatever the coordinator says and however often agent or
+coordinator begin anew: two sums over vectors of one version whose members differ by one agent would give its vector.
+Everything here blocks, and runs in a thread of the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fedrl.core.errors import ConfigError, SecureSumError, WireError
+from fedrl.secure.agent import SumAgent
+from fedrl.secure.credential import KnownSigners, SumSigner
+from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
+from fedrl.secure.messages import AdvertList, Delivery, SignatureList, SumMessage, SurvivorList, decoded, encoded
+from fedrl.secure.plan import SumPlan
+from fedrl.sites.memory import Kept, MaskedNote, RunMemory
+from fedrl.wire.protocol import one_line
+from fedrl.wire.secure_sum import Declined, Invitation, SumReply, SumRequest
+
+
+class SiteSums:
+    """The secure sums of an agent in one run.
+
+    Args:
+        number: Number of the agent.
+        terms: What the agent knows of all sums of the run.
+        signer: Its key, and the certificate by which others trust it.
+        authority: Certificate of the authority, as the site has it, PEM.
+        memory: Folder of the run.
+
+    Attributes:
+        credential: The credential by which others know the agent.
+    """
+
+    def __init__(self, number: int, terms: Terms, signer: SumSigner, authority: bytes, memory: RunMemory) -> None:
+        self._number, self._terms, self._memory = number, terms, memory
+        self._known = KnownSigners(authority, terms.run)
+        self._identity = signer.identity(number, self._known.directory)
+        self.credential = signer.credential(terms.run, number)
+        self._sum: tuple[int, int, SumAgent] | None = None  # job, attempt and the agent's machine of the current sum
+        self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
+
+    def reply(self, asked: Invitation | SumRequest, kept: Kept) -> SumReply | Declined:
+        """Return the answer to a message; to the last one again the same.
+
+        Args:
+            asked: The message.
+            kept: The last job of the agent.
+
+        Raises:
+            RunError: The note about a masked vector can't be written; the vector may not leave.
+        """
+        if self._last is not None and self._last[0] == asked:
+            return self._last[1]
+        found: SumReply | Declined
+        try:
+            plan, message = self._begun(asked, kept) if isinstance(asked, Invitation) else self._step(asked, kept)
+            found = SumReply(asked.job, asked.attempt, encoded(message, plan))
+        except (SecureSumError, WireError, ConfigError) as fault:
+            self._sum = None
+            found = Declined(asked.job, asked.attempt, one_line(str(fault)))
+        self._last = asked, found
+        return found
+
+    def _begun(self, invited: Invitation, kept: Kept) -> tuple[SumPlan, SumMessage]:
+        self._check_unmasked(kept)
+        mine = AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex())
+        plan = accepted(invited, self._terms, mine)
+        _, credentials = contents(invited, self._terms.agents)
+        for agent, data in credentials.items():
+            self._known.add(agent, data)
+        for agent in (self._number, *plan.neighbours[self._number]):
+            if agent not in self._known:
+                raise SecureSumError(f"The invitation came without a credential of agent {agent}, whose key is needed.")
+        machine = SumAgent(self._identity, plan)
+        self._sum = invited.job, invited.attempt, machine
+        return plan, machine.advert()
+
+    def _step(self, asked: SumRequest, kept: Kept) -> tuple[SumPlan, SumMessage]:
+        if self._sum is None or self._sum[:2] != (asked.job, asked.attempt):
+            raise SecureSumError(
+                f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and takes no part in "
+                "it: it has left it, or has begun anew since."
+            )
+        machine = self._sum[2]
+        shown = decoded(asked.content, machine.plan)
+        steps: dict[type[Any], Callable[[Any], SumMessage]] = {
+            AdvertList: machine.share,
+            Delivery: lambda delivery: self._masked(machine, delivery, kept),
+            SurvivorList: machine.agree if machine.plan.verified else machine.open,
+            SignatureList: machine.open,
+        }
+        if type(shown) not in steps:
+            raise SecureSumError(f"The coordinator sent a {type(shown).__name__}, which only agents send.")
+        return machine.plan, steps[type(shown)](shown)
+
+    def _masked(self, machine: SumAgent, delivery: Delivery, kept: Kept) -> SumMessage:
+        self._check_unmasked(kept)
+        masked = machine.mask(delivery, np.frombuffer(kept.vector, "<i4").astype(np.int32, copy=False))
+        self._memory.note_masked(MaskedNote(kept.job, kept.version, machine.plan.digest.hex()))
+        return masked
+
+    def _check_unmasked(self, kept: Kept) -> None:
+        """Refuse a second sum over vectors of one version."""
+        note = self._memory.masked()
+        if note is not None and kept.version <= note.version:
+            raise SecureSumError(
+                f"Agent {self._number} has sent a masked vector of version {note.version} for job {note.job}, and "
+                "sends no second one: two sums whose members differ by one agent would give its vector."
+            )
+        if not kept.vector:
+            raise SecureSumError(f"Agent {self._number} was asked for a sum, and its last job has no vector.")

@@ -1,0 +1,222 @@
+"""An agent in secure sums, and a coordinator that lies: the answer is a sentence, never a second masked vector."""
+
+import re
+
+import numpy as np
+import pytest
+
+from fedrl.secure.coordinator import SumCoordinator
+from fedrl.secure.credential import KnownSigners, SumSigner
+from fedrl.secure.invitation import AgentJob, Terms, invitation
+from fedrl.secure.messages import AdvertList, MaskedValues, OpenedShares, decoded, encoded
+from fedrl.sites.memory import Kept, RunMemory
+from fedrl.sites.summing import SiteSums
+from fedrl.wire.secure_sum import Declined, SumReply, SumRequest
+from tests.support.certified import authority, credentials
+
+RUN, FEDERATION, OTHER = "ab" * 16, "12" * 32, "34" * 32
+AGENTS, ENTRIES = 5, 40
+TERMS = Terms(RUN, AGENTS, FEDERATION, ENTRIES, 3, True)
+HEARD = bytes(range(32))
+VALUES = np.random.default_rng(5).integers(-(2**20), 2**20, (AGENTS, ENTRIES), dtype=np.int32)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    place = tmp_path_factory.mktemp("certificates")
+    names = [f"site-{k}" for k in range(AGENTS)]
+    return authority(place / "own", *names), authority(place / "other", *names)
+
+
+class Site:
+    """An agent whose job is done; `restarted` is a new process in the same folder."""
+
+    def __init__(self, folder, certificates, number):
+        self.given, self.number = (folder, certificates, number), number
+        mine = credentials(certificates, f"site-{number}")
+        memory = RunMemory(folder / f"site-{number}", RUN, FEDERATION)
+        self.sums = SiteSums(number, TERMS, SumSigner(mine), mine.ca, memory)
+        self.kept = self.done(1, 7)
+        self.replies = []
+
+    def done(self, job, version):
+        self.kept = Kept((), job, version, vector=VALUES[self.number].tobytes(), broadcast=HEARD)
+        return self.kept
+
+    def restarted(self):
+        return Site(*self.given)
+
+    def reply(self, asked):
+        self.replies.append(self.sums.reply(asked, self.kept))
+        return self.replies[-1]
+
+
+class Hub:
+    """A coordinator that knows all sites."""
+
+    def __init__(self, sites, certificates, terms=TERMS):
+        self.sites, self.terms = sites, terms
+        self.known = KnownSigners(credentials(certificates, "hub").ca, RUN)
+        for site in sites:
+            self.known.add(site.number, site.sums.credential, f"site-{site.number}")
+
+    def invitation(self, agent, members=tuple(range(AGENTS)), attempt=0, job=1, version=7, broadcast=None, **lies):
+        told = AgentJob(agent, job, version, HEARD.hex() if broadcast is None else broadcast)
+        plan = self.terms.plan(version, told.broadcast, attempt, members)
+        near = {k: self.known.credential(k) for k in {agent, *plan.neighbours.get(agent, ())} & {*members}}
+        return invitation(plan, self.terms, told, attempt, near)._replace(**lies)
+
+    def begin(self, members=tuple(range(AGENTS)), attempt=0, job=1, version=7):
+        """Invite members, and take their keys."""
+        self.plan = self.terms.plan(version, HEARD.hex(), attempt, members)
+        self.machine, self.job, self.attempt = SumCoordinator(self.plan, self.known.directory), job, attempt
+        return {k: self.invitation(k, members, attempt, job, version) for k in members}
+
+    def phase(self, asked):
+        """Ask everybody, and close the phase; what each is shown next."""
+        for agent, message in asked.items():
+            reply = self.sites[agent].reply(message)
+            if isinstance(reply, SumReply):
+                self.machine.receive(agent, decoded(reply.content, self.plan))
+        if self.machine.phase == "opening":
+            return None
+        shown = self.machine.close()
+        return {k: SumRequest(self.job, self.attempt, encoded(m, self.plan)) for k, m in shown.items()}
+
+
+@pytest.fixture
+def hub(tmp_path, certificates):
+    return Hub([Site(tmp_path, certificates[0], k) for k in range(AGENTS)], certificates[0])
+
+
+def masked(hub, **given):
+    """What each agent is shown before it would send its masked vector."""
+    return hub.phase(hub.phase(hub.begin(**given)))
+
+
+def is_masked(reply, hub):
+    return isinstance(reply, SumReply) and isinstance(decoded(reply.content, hub.plan), MaskedValues)
+
+
+def test_a_sum_is_that_of_the_vectors_and_each_message_comes_again_as_the_same_bytes(hub):
+    asked = hub.begin()
+    while asked is not None:
+        first = {k: hub.sites[k].reply(message) for k, message in asked.items()}
+        asked = hub.phase(asked)
+        assert {k: site.replies[-1] for k, site in enumerate(hub.sites)} == first
+    np.testing.assert_array_equal(hub.machine.total().view(np.int32), VALUES.sum(axis=0))
+
+
+def lies():
+    """What a coordinator may say that is not so, and a part of the sentence with which an agent answers."""
+    own = "at this agent"
+    yield "minimum", {"minimum": 2}, f"The minimum of agents of the sum is 2 in the invitation and 3 or more {own}"
+    yield "version", {"version": 8}, f"version of the sum is 8 in the invitation and 7 {own}"
+    yield "job", {"job": 2}, f"job of the sum is 2 in the invitation and 1 {own}"
+    yield "federation", {"federation": OTHER}, f"federation of the sum is {OTHER} in the invitation and {FEDERATION}"
+    yield "broadcast", {"broadcast": OTHER}, f"broadcast of the sum is {OTHER} in the invitation and {HEARD.hex()}"
+    yield "entries", {"entries": 41}, f"number of entries of the sum is 41 in the invitation and 40 {own}"
+    yield "verified", {"verified": False}, r"comparison of survivors \(verified\) of the sum is False"
+    yield "threshold", {"threshold": 2}, f"threshold of the sum is 2 in the invitation and 3 {own}"
+    yield "degree", {"degree": 2}, f"degree of the sum is 2 in the invitation and 4 {own}"
+    yield "cut off", {"content": b"\5\0\0\0"}, "was cut off"
+    yield "no members", {"content": b"\0\0\0\0"}, "An invitation names 0 agents"
+
+
+@pytest.mark.parametrize(("lie", "sentence"), [(lie, sentence) for _, lie, sentence in lies()])
+def test_an_invitation_that_differs_from_what_the_agent_knows_is_declined(hub, lie, sentence):
+    reply = hub.sites[0].reply(hub.invitation(0, **lie))
+    assert isinstance(reply, Declined)
+    assert re.search(sentence, reply.reason), reply.reason
+    assert isinstance(hub.sites[0].reply(hub.invitation(0)), SumReply)  # a true one is still accepted
+
+
+def test_agents_that_were_sent_other_parameters_do_not_add(hub):
+    """A coordinator can invite each with the digest of what it was sent; then their plans differ."""
+    hub.sites[4].kept = hub.sites[4].kept._replace(broadcast=bytes(32))
+    asked, other = hub.begin(), bytes(32).hex()
+    adverts = [decoded(hub.sites[k].reply(asked[k]).content, hub.plan) for k in range(4)]
+    reply = hub.sites[4].reply(hub.invitation(4, broadcast=other))
+    adverts.append(decoded(reply.content, TERMS.plan(7, other, 0, tuple(range(AGENTS)))))
+    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[1:]))
+    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, hub.plan)))
+    assert isinstance(reply, Declined)
+    assert "The signature under the advert of agent 4 is wrong" in reply.reason
+
+
+@pytest.mark.parametrize("members", [(0, 1), (1, 2, 3), (0, 1, 2, 3, 9)])
+def test_a_sum_that_would_not_hide_the_agent_is_declined(hub, members):
+    lying = Hub(hub.sites, hub.sites[0].given[1], TERMS._replace(minimum=2, agents=10))
+    lying.known._seen[9] = b"x"
+    reply = hub.sites[0].reply(lying.invitation(0, members)._replace(minimum=3))
+    assert isinstance(reply, Declined)
+    assert re.search("would not hide the vector|beyond the 5 that there are", reply.reason)
+
+
+def test_a_credential_of_another_authority_is_declined(hub, certificates, tmp_path):
+    forged = SumSigner(credentials(certificates[1], "site-1")).credential(RUN, 1)
+    hub.known._seen[1] = forged
+    reply = hub.sites[0].reply(hub.invitation(0))
+    assert isinstance(reply, Declined)
+    assert "agent 1 has no certificate of this federation's authority: it was forged" in reply.reason
+
+
+def test_a_missing_credential_is_declined(hub):
+    whole = hub.invitation(0)
+    cut = whole._replace(content=whole.content[: 4 + 4 * AGENTS])
+    assert "without a credential of agent 0" in hub.sites[0].reply(cut).reason
+
+
+def test_after_a_restart_no_second_masked_vector_of_the_version_leaves(hub):
+    asked = masked(hub)
+    assert is_masked(hub.sites[0].reply(asked[0]), hub)
+    again = hub.sites[0] = hub.sites[0].restarted()
+    reply = again.reply(asked[0])
+    assert isinstance(reply, Declined)
+    assert "has left it, or has begun anew since" in reply.reason
+    for attempt in (0, 1):  # the same sum, and another one of the same job
+        reply = again.reply(hub.invitation(0, attempt=attempt))
+        assert isinstance(reply, Declined)
+        assert "has sent a masked vector of version 7 for job 1, and sends no second one" in reply.reason
+    again.done(2, 7)  # another job of the same version
+    assert "sends no second one" in again.reply(hub.invitation(0, job=2)).reason
+    again.done(3, 8)
+    hub.known.add(0, again.sums.credential)
+    assert isinstance(again.reply(hub.invitation(0, job=3, version=8)), SumReply)
+
+
+@pytest.mark.parametrize("other", [{"members": (0, 1, 2, 3)}, {"attempt": 1}, {}])
+def test_a_second_plan_for_a_version_gets_no_second_masked_vector(hub, other):
+    """A smaller set of members would give the vector of the agent that is left out."""
+    asked = masked(hub)
+    for k, message in asked.items():
+        assert is_masked(hub.sites[k].reply(message), hub)
+    for k in other.get("members", range(AGENTS)):
+        reply = hub.sites[k].reply(hub.invitation(k, **other))
+        assert isinstance(reply, Declined), other
+    assert all(sum(is_masked(reply, hub) for reply in site.replies) == 1 for site in hub.sites)
+
+
+def test_before_a_masked_vector_has_left_another_attempt_is_accepted_and_its_masks_are_new(hub):
+    first = masked(hub)
+    keys = [site.replies[0].content for site in hub.sites]
+    asked = masked(hub, members=(0, 1, 2, 3), attempt=1)
+    for k in range(4):
+        for key in (slice(17, 49), slice(49, 81)):  # those of boxes and of masks
+            assert hub.sites[k].replies[-2].content[key] != keys[k][key]
+        reply = hub.sites[k].reply(asked[k])
+        hub.machine.receive(k, decoded(reply.content, hub.plan))
+    assert isinstance(hub.sites[0].reply(first[0]), Declined)
+    shown = hub.machine.close()
+    hub.phase(hub.phase({k: SumRequest(1, 1, encoded(m, hub.plan)) for k, m in shown.items() if k}))
+    np.testing.assert_array_equal(hub.machine.total().view(np.int32), VALUES[:4].sum(axis=0))
+
+
+def test_nobody_gets_both_secrets(hub):
+    """Who is asked for shares of another set of survivors than it signed ends its part."""
+    asked = masked(hub)
+    asked = hub.phase(hub.phase(asked))
+    assert isinstance(decoded(hub.sites[0].reply(asked[0]).content, hub.plan), OpenedShares)
+    reply = hub.sites[0].reply(asked[0]._replace(content=asked[1].content))
+    assert isinstance(reply, Declined)
+    assert "Each step is taken once and in order" in reply.reason
