@@ -19,6 +19,7 @@ from fedrl.stages import error_feedback, hard_threshold, quantize, random_k, sca
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Stop
 from tests.engines.test_halves import AGENTS, CASES, FLEET, STEERED, VALLEY, fleet_of
+from tests.support.certified import credentials
 from tests.support.distant_agents import DistantAgent
 from tests.support.noting import Noting
 
@@ -31,7 +32,10 @@ class Sited:
 
     def __init__(self, federation, fleet, seed=SEED, scheduler=None, behaviour=None, replayable=False, **options):
         self.observer = Noting()
-        self.bridge = Bridge(LocalTransport(), f"test-{id(self)}", observer=self.observer, replayable=replayable)
+        certificates = options.pop("certificates", None)
+        own = None if certificates is None else credentials(certificates, "hub")
+        transport = LocalTransport(credentials=own)
+        self.bridge = Bridge(transport, f"test-{id(self)}", observer=self.observer, replayable=replayable)
         placement = sites(self.bridge, lambda name: int(name.split("-")[1]), **options)
         self.simulation = simulate(federation, fleet, executor=placement, scheduler=scheduler)
         budget = getattr(scheduler, "upload_budget", None)
@@ -41,7 +45,14 @@ class Sited:
             for k in range(self.simulation.agents)
         ]
         self.tasks = [asyncio.run_coroutine_threadsafe(agent.live(), self.bridge._loop) for agent in self.agents]
+        for task in self.tasks:
+            task.add_done_callback(self.ended)
         self.state, self.seen = self.simulation.init(seed), []
+
+    def ended(self, task):
+        """Wait for no agent any more if one has failed, so that a test fails and does not hang."""
+        if not task.cancelled() and task.exception():
+            self.bridge.stopping.set()
 
     agent = DistantAgent
 
@@ -62,7 +73,8 @@ class Sited:
 
     def __exit__(self, *error):
         for task in self.tasks:
-            if task.done() and task.exception():
+            if task.done() and not task.cancelled() and task.exception():
+                self.bridge.close(DONE)
                 raise task.exception()
         self.bridge.close(DONE)
         self.simulation.close()

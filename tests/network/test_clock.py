@@ -71,7 +71,7 @@ class Timed:
             self.bridge,
             self.roster,
             lambda *update: self.took(UPDATE, *update),
-            lambda *bid: self.took(BID, *bid),
+            lambda news: self.took(news.kind, news.agent, news.version, news.content),
             lambda *failure: self.failed.append(failure),
             lambda ids: self.dropped.extend(ids.tolist()),
             gather,

@@ -18,7 +18,8 @@ from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.network.bridge import Bridge
 from fedrl.network.membership import MembershipCheck
 from fedrl.network.outbox import MOST_WAITING, Outbox
-from fedrl.network.sessions import LARGEST_HELLO, MOST_UNREAD, WINDOW, Sessions
+from fedrl.network.rate_limit import MOST_UNREAD
+from fedrl.network.sessions import LARGEST_HELLO, WINDOW, Sessions
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.frames import MOST_BODY, digest_of

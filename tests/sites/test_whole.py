@@ -14,12 +14,19 @@ import tomli_w
 import fedrl
 from fedrl.config import load
 from fedrl.config.build import build
+from fedrl.core.errors import ConfigError
 from fedrl.runs.coordinate import coordinate
+from fedrl.secure.messages import KINDS, MaskedValues
 from fedrl.sites.agent import Backoff, SiteAgent
-from fedrl.sites.check import check_coordinator
+from fedrl.sites.check import check_coordinator, would_leave
+from fedrl.sites.policy import MayLeave
+from fedrl.sites.sent_log import NAME, read_log
 from fedrl.transport.certificates import enrolment_of, issue, revoke
 from fedrl.transport.grpc_transport import GrpcTransport
+from fedrl.transport.local import LocalTransport
+from fedrl.wire.secure_sum import SumReply
 from tests.network.test_coordinate import TABLES, same_bits
+from tests.network.test_recorded import NotedTransport
 from tests.sites.test_command import ROOT, ended
 from tests.support.certified import authority, credentials
 
@@ -110,6 +117,78 @@ def test_agents_over_grpc_have_the_bits_of_a_simulation(tmp_path, alone):
     assert {end.code for end in ends} == {"done"}
     same_bits(alone, hub.result)
     assert not [n.text for n in notices if n.event in ("wrong_message", "other_verdict", "begun_anew")]
+
+
+HIDDEN = {"name": "ring_sum", "largest": 64.0, "minimum": 2, "protocol": "masks", "phase_s": 20.0}
+SUMMED = {
+    **TABLES,
+    "federation": {"agents": AGENTS, "aggregator": {"name": "mean", "weighting": "uniform"}, "summation": HIDDEN},
+}
+
+
+def test_secure_sums_over_grpc_have_the_bits_of_a_simulation(tmp_path):
+    federation = SUMMED["federation"]
+    alone = fedrl.run({**SUMMED, "federation": {**federation, "block": 1, "clock": {}}}, tmp_path / "alone", verbose=0)
+    notices = []
+    with Hub(tmp_path, SUMMED) as hub:
+        ends = run_all([agent_at(hub, name, tmp_path, notices, SUMMED) for name in NAMES])
+    assert {end.code for end in ends} == {"done"}, ends
+    same_bits(alone, hub.result)
+    assert not [n.text for n in notices if n.event in ("wrong_message", "declined", "begun_anew")]
+    for name in NAMES:
+        sent = read_log(tmp_path / name / NAME)
+        kinds = [record.kind for record in sent.records]
+        assert not sent.fault
+        # Keys, shares, masked vector, signature and opened shares of each of five sums, and no update.
+        assert (kinds.count("JobDone"), kinds.count("SumReply")) == (TABLES["rounds"], 5 * TABLES["rounds"])
+        assert not {"Sent", "Bid"} & set(kinds)
+        assert len(list((tmp_path / name).glob("*/masked.json"))) == 1
+    records = [json.loads(line) for line in (hub.result.folder / "records.jsonl").read_text().splitlines()]
+    assert all(record["bytes_up"] > 0 and record["messages_up"] == 5 * AGENTS for record in records), records
+    leaving = {each.name: each for each in would_leave(build(load(SUMMED)).federation, MayLeave())}
+    assert (leaving["value"].message, leaving["value"].protection) == ("SumReply", "a hidden sum")
+    assert leaving["version"].message == leaving["fits"].message == "JobDone"
+    with pytest.raises(ConfigError, match="this transport has none"):
+        SiteAgent(build(load(SUMMED)).federation, lambda number: None, LocalTransport("site-0"), "x", tmp_path / "x")
+
+
+def test_an_agent_that_is_stopped_after_its_masked_vector_sends_no_second_one(tmp_path):
+    """Its next process has state, vector and note on its disk, and takes part again from the next version on."""
+    notices, links = [], []
+
+    def agent(hub, name):
+        links.append(NotedTransport(GrpcTransport(credentials(hub.certificates, name))))
+        agent = agent_at(hub, name, tmp_path, notices, SUMMED)
+        agent._transport = links[-1]
+        return agent
+
+    async def live(hub):
+        agents = [agent(hub, name) for name in NAMES]
+        doing = [asyncio.ensure_future(each.run()) for each in agents]
+        while not list((tmp_path / NAMES[0]).glob("*/masked.json")):
+            await asyncio.sleep(0.001)
+        agents[0].stop("now")
+        first = await doing[0]
+        doing[0] = asyncio.ensure_future(agent(hub, NAMES[0]).run())
+        return first, await asyncio.wait_for(asyncio.gather(*doing), 200)
+
+    with Hub(tmp_path, SUMMED) as hub:
+        first, ends = asyncio.run(live(hub))
+    assert first.code == "interrupted"
+    assert {end.code for end in ends} == {"done"}, ends
+    masked = [
+        message.job
+        for link in (links[0], links[-1])
+        for message in link.messages()
+        if isinstance(message, SumReply) and KINDS[message.content[4]] is MaskedValues
+    ]
+    assert sorted(masked) == sorted(set(masked))
+    assert max(masked) == TABLES["rounds"]
+    (note,) = (tmp_path / NAMES[0]).glob("*/masked.json")
+    assert note.stat().st_mode & 0o777 == 0o600
+    assert json.loads(note.read_text())["job"] == TABLES["rounds"]
+    events = (hub.result.folder / "events.jsonl").read_text().splitlines()
+    assert len(events) == TABLES["rounds"]
 
 
 def test_each_site_draws_its_own_roots_unless_the_run_is_replayable(tmp_path, alone):

@@ -9,12 +9,19 @@ from typing import Any
 import jax
 
 from fedrl.core.keys import agent_secret, keys_of, noise_of_seed
+from fedrl.core.summation import hidden
 from fedrl.engines.halves import AgentHalf, Order, Verdict
 from fedrl.federation.wire_digest import as_json, wire_digest
+from fedrl.network.sum_terms import terms_of
+from fedrl.secure.credential import SumSigner
 from fedrl.sites.jobs import reader_of
+from fedrl.sites.memory import Kept, RunMemory
+from fedrl.sites.summing import SiteSums
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.protocol import Answer, Bid, Failed, Hello, Reader, Ready, Sent, Stop, Task, Welcome, sent
+from fedrl.wire.secure_sum import Credential, Invitation, JobDone, SumRequest
+from tests.support.certified import credentials
 
 
 class DistantAgent:
@@ -25,6 +32,7 @@ class DistantAgent:
         asked: Jobs whose update was asked for, under an upload budget.
         trained: Jobs for which it has trained.
         told: The messages it has received, by type name.
+        replies: Its answers in secure sums.
         contents: The contents of tasks that it has read, under down stages.
     """
 
@@ -35,7 +43,9 @@ class DistantAgent:
         self.setting = jax.tree.map(lambda x: x[number], fleet)
         secret = agent_secret(keys, number)
         run, noise = keys.run.tobytes(), noise_of_seed(keys)
-        self.half = AgentHalf(federation, number, self.setting, run, secret, bids=bids, noise=noise)
+        vectors = hidden(federation.summation) is not None
+        self.half = AgentHalf(federation, number, self.setting, run, secret, bids=bids, noise=noise, vectors=vectors)
+        self.sums, self.replies = None, []
         self.bids, self.asked = bids, []
         self.federation, self.number, self.address = federation, number, address
         self.run, self.kept = self.half.start(), None
@@ -64,6 +74,9 @@ class DistantAgent:
                 continue
             self.told.append(message)
             if isinstance(message, Welcome):
+                if self.half.vectors:
+                    self.sums = self.sums or self.summing(message)
+                    await self.say(link, Credential(self.sums.credential))
                 copy = () if self.copy is None else self.reader.wire.id_of(self.copy)
                 await self.say(link, Ready(self.behaviour.get("steps_per_s", float("nan")), *copy))
             elif isinstance(message, Stop):
@@ -72,8 +85,33 @@ class DistantAgent:
                 return
             elif isinstance(message, Task):
                 await self.work(link, message)
+            elif isinstance(message, Invitation | SumRequest):
+                await self.summed(link, message)
             elif isinstance(message, Answer) and message.send and self.kept[0][0] == message.job:
                 await self.answer(link, message)
+
+    def summing(self, welcome: Welcome) -> SiteSums:
+        """Its part in the secure sums of a run, with the certificates and the folder that its behaviour names."""
+        digest = wire_digest(self.federation, self.setting, self.bids).digest
+        terms = terms_of(self.federation, welcome.run, welcome.agents, digest)
+        mine = credentials(self.behaviour["certificates"], f"site-{self.number}")
+        memory = RunMemory(self.behaviour["folder"] / f"site-{self.number}", welcome.run, digest)
+        return SiteSums(welcome.agent, terms, SumSigner(mine), mine.ca, memory)
+
+    async def summed(self, link: Any, message: Any) -> None:
+        """Take a step in a secure sum, unless its behaviour does something else."""
+        otherwise = self.behaviour.get("summed")
+        if otherwise is not None and await otherwise(self, link, message):
+            return
+        reply = await asyncio.to_thread(self.reply, message)
+        self.replies.append(reply)
+        await self.say(link, reply)
+
+    def reply(self, message: Any) -> Any:
+        """Its answer in a secure sum."""
+        (job, version), turn, broadcast = *self.kept, self.broadcast
+        vector = b"" if turn.vector is None else turn.vector.tobytes()
+        return self.sums.reply(message, Kept(self.run, job, version, vector=vector, broadcast=broadcast))
 
     async def answer(self, link: Any, answer: Answer) -> None:
         """Send the update that was asked for."""
@@ -99,6 +137,7 @@ class DistantAgent:
             order = Order(task.version, task.cohort, task.steps, task.share)
             found = await asyncio.to_thread(self.half.train, self.run, broadcast, order)
             self.run, self.kept = found.run, (known, found)
+            self.broadcast = self.half.digest_of(broadcast)
             self.trained.append(known)
         act = self.behaviour.get("act")
         if act is not None and await act(self, link, task):
@@ -106,6 +145,8 @@ class DistantAgent:
         found = self.kept[1]
         if found.failed:
             await self.say(link, Failed(task.job, found.failed))
+        elif self.half.vectors:
+            await self.say(link, JobDone(task.job, task.version, found.vector is not None))
         elif self.bids is not None:
             await self.say(link, Bid(task.job, task.version, found.bid))
         else:

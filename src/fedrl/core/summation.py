@@ -78,8 +78,8 @@ def check_open(summation: Summation) -> None:
     """
     if hidden(summation) is not None:
         raise UnsoundError(
-            f"{summation!r} opens the sum of updates alone, and here each update is sent unprotected: messages that "
-            "hide updates are not there yet. Use exact_sum(), or simulate the federation.",
+            f"{summation!r} opens the sum of updates alone, and here each update is sent unprotected. Use exact_sum(), "
+            "or a coordinator and sites, which carry out ring_sum(..., protocol='masks').",
             reason="hidden",
         )
 

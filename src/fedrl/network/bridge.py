@@ -12,8 +12,10 @@ from fedrl.core.errors import StoppedWaitingError
 from fedrl.network.news import AgentNews, NewsQueue
 from fedrl.network.observer import Observer
 from fedrl.network.sessions import Given, Membership, Sessions
+from fedrl.secure.credential import KnownSigners
 from fedrl.transport.seam import Listener, Transport
 from fedrl.wire.protocol import Answer, Stop, Taken
+from fedrl.wire.secure_sum import Invitation, SumRequest
 
 AGAIN = Stop("The coordinator stops for now. Its run can be continued.", "restarting", True)
 POLL_S = 0.2
@@ -57,23 +59,32 @@ class Bridge:
         self.address = ""
         self._over: list[tuple[int, Taken | None]] = []
         self.sessions: Sessions | None = None
+        self.signers: KnownSigners | None = None
         self._listener: Listener | None = None
         self._thread: threading.Thread | None = None
 
-    def serve(self, membership: Membership, agents: int, largest: int) -> None:
+    def serve(self, membership: Membership, agents: int, largest: int, authority: bytes = b"") -> None:
         """Listen, and admit agents.
+
+        Args:
+            membership: Decides who takes part.
+            agents: Number of seats.
+            largest: The largest message of an agent in bytes.
+            authority: Certificate of the authority, PEM, where updates are hidden in secure sums; else empty.
 
         Raises:
             ConfigError: The address is none, or is taken.
         """
         self.run = secrets.token_hex(16) if self._identity is None else self._identity()
+        self.signers = KnownSigners(authority, self.run) if authority else None
         # Made here and not before: a loop that is never run has to be closed all the same.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fedrl sessions", daemon=True)
         self._thread.start()
 
         async def begin() -> tuple[Sessions, Listener]:
-            sessions = self.sessions = Sessions(membership, agents, largest, self.news, self.observer)
+            given = (self.news, self.observer, self.signers)
+            sessions = self.sessions = Sessions(membership, agents, largest, *given)
             await self.observer.begin()
             return sessions, await self.transport.listen(self._asked, sessions.session)
 
@@ -104,6 +115,11 @@ class Bridge:
         """Answer the bids of agents."""
         assert self.sessions is not None
         self._loop.call_soon_threadsafe(self.sessions.answer, answers)
+
+    def ask(self, requests: Sequence[tuple[int, Invitation | SumRequest]]) -> None:
+        """Send agents what a phase of a secure sum shows them."""
+        assert self.sessions is not None
+        self._loop.call_soon_threadsafe(self.sessions.ask, requests)
 
     def pause(self, paused: bool) -> None:
         """Give no jobs any more, or give them again, and tell the agents. It is called in the sessions' event loop."""

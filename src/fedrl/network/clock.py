@@ -21,15 +21,15 @@ import numpy as np
 from fedrl.clocks.events import ARRIVED, BACK, DROPPED, HUNG, MALFORMED, NOBODY, TIMER, Events
 from fedrl.core.errors import NoMoreUpdatesError
 from fedrl.network.bridge import POLL_S, Bridge
-from fedrl.network.listening import Listening
+from fedrl.network.listening import MOST_TOGETHER, Listening
 from fedrl.network.log import Dispatched, Happened, Opened
-from fedrl.network.news import BID, FAILURE, HERE, LEFT, MOVED, UPDATE, AgentNews
+from fedrl.network.news import BID, DECLINED, DONE, FAILURE, HERE, LEFT, MOVED, REPLY, UPDATE, AgentNews
 from fedrl.network.roster import Roster
 from fedrl.server.decisions import Capacity
 from fedrl.wire.protocol import Taken
 
-MOST_TOGETHER = 16
-"""The largest number of updates for which the loop waits before it reads them."""
+LATER = (BID, DONE)
+"""Messages at the end of a job whose update comes later: if it is asked for, or in a secure sum."""
 WAITING_S = 5.0
 """Seconds of waiting for agents after which people are told."""
 
@@ -53,7 +53,8 @@ class RealClock(Listening):
         bridge: Where news come from.
         roster: What is known about agents.
         receive: `(agent, version, update) -> reason`: takes an update, and returns why it is refused, or "".
-        bid: `(agent, version, bid) -> reason`: takes a bid, and returns why it is refused, or "".
+        announced: `news -> reason`: takes a bid, or that a job is done whose update is summed later, and returns why
+            it is refused, or "".
         fail: `(agent, reason)`: takes the failure of a job.
         drop: `ids`: takes note that the jobs of these agents were dropped.
         gather: Number of agents that have to be there before the first job of this process is given.
@@ -68,7 +69,7 @@ class RealClock(Listening):
         bridge: Bridge,
         roster: Roster,
         receive: Callable[[int, int, bytes], str],
-        bid: Callable[[int, int, bytes], str],
+        announced: Callable[[AgentNews], str],
         fail: Callable[[int, str], None],
         drop: Callable[[np.ndarray], None],
         gather: int,
@@ -76,7 +77,7 @@ class RealClock(Listening):
         hang_s: float,
     ) -> None:
         super().__init__(bridge, roster, receive, patience_s)
-        self._bid, self._fail, self._drop_jobs = bid, fail, drop
+        self._announced, self._fail, self._drop_jobs = announced, fail, drop
         self.gather, self.hang_s, self._hang_at_s = gather, hang_s, 0.0  # no job hangs before that second
         self._gathered, self._began, self._told_s = False, math.nan, math.nan
         self._failures: set[tuple[int, int]] = set()
@@ -187,9 +188,12 @@ class RealClock(Listening):
             return [(BACK, agent, at, 0)]
         if news.kind == LEFT and job:
             return self._drop(np.array([agent]), at)
-        if news.kind not in (UPDATE, FAILURE, BID):
+        if news.kind not in (UPDATE, FAILURE, *LATER, REPLY, DECLINED):
             return []
-        self._held += news.held
+        self.take_over(news)
+        if news.kind in (REPLY, DECLINED):  # to a sum that is over
+            roster.late[agent] += 1
+            return []
         return self._ended(news, job, at) if news.job == job else self._left_over(news, job)
 
     def _left_over(self, news: AgentNews, job: int) -> list[tuple[int, int, float, int]]:
@@ -199,7 +203,7 @@ class RealClock(Listening):
         (roster.known if known else roster.late)[agent] += 1
         came = "again" if known else "after the end of its job"
         self._tell("not_taken", f"The message of {self._name(agent)} for job {news.job} came {came}.", agent, news.job)
-        if not (known and news.kind == BID):  # the answer to a bid is still to come
+        if not (known and news.kind in LATER):  # the answer is still to come
             self._receipts.append((agent, Taken(news.job, "known" if known else "late", "")))
         return []
 
@@ -215,11 +219,12 @@ class RealClock(Listening):
             why = news.reason or "it keeps the reason to itself"
             self._tell("failed", f"{self._name(agent)} has no update for job {job}: {why}.", agent, job)
             return [(ARRIVED, agent, at, job)]
-        reason = (self._bid if news.kind == BID else self._receive)(agent, news.version, news.content)
+        later = news.kind in LATER
+        reason = self._announced(news) if later else self._receive(agent, news.version, news.content)
         if not reason:
             roster.arrive(agent, float(roster.work_s[agent]))
-        if news.kind == BID and not reason:
-            return [(ARRIVED, agent, at, job)]  # its task ends when its bid is answered
+        if later and not reason:
+            return [(ARRIVED, agent, at, job)]  # its task ends when it is answered
         self._receipts.append((agent, self._receipt(agent, job, reason)))
         return [(MALFORMED if reason else ARRIVED, agent, at, job)]
 

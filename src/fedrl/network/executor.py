@@ -6,7 +6,8 @@
     give_back, cancel     verdicts: rejected, dropped
 
 Under an upload budget a bid takes the place of the update in all of these, and `after_bids` asks for the updates that
-were selected.
+were selected. Where sums hide updates, the message that a job is done takes its place, and `open_sums` carries out the
+protocol: no update is ever here.
 
 Nothing that the server knows itself is taken from a message: sender, version, weight and steps follow from the order.
 """
@@ -23,11 +24,10 @@ import numpy as np
 from fedrl.clocks.events import NOBODY, Jobs
 from fedrl.core.errors import ConfigError, WireError
 from fedrl.core.keys import Keys
-from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.down_content import DownContents
 from fedrl.engines.executors.executor import Executor
-from fedrl.engines.executors.records import AfterBids, Agents, Learned, Team
+from fedrl.engines.executors.records import AfterBids, Agents, Learned, OpenedUpdates, Team
 from fedrl.engines.halves.adding import Adding, compile_reading, lanes, reading
 from fedrl.engines.halves.orders import Verdict
 from fedrl.engines.inbox import PARAMS, SUMS, Inbox, PartialSums, Table
@@ -36,12 +36,17 @@ from fedrl.engines.state import Rejection, starting
 from fedrl.federation.federation import AgentState, ServerState
 from fedrl.federation.shares import shares
 from fedrl.federation.trust import lie, weight_of
+from fedrl.federation.wire_digest import wire_digest
 from fedrl.network.bridge import Bridge
 from fedrl.network.clock import RealClock
 from fedrl.network.known_bids import KnownBids
 from fedrl.network.known_copies import KnownCopies, no_copies, row_of
+from fedrl.network.news import AgentNews
 from fedrl.network.roster import Roster
 from fedrl.network.sessions import Given
+from fedrl.network.sum_terms import certified, code_count, terms_of
+from fedrl.network.summing import Sums
+from fedrl.secure.invitation import largest_reply
 from fedrl.wire.codec import codec, is_sent
 from fedrl.wire.frames import digest_of
 from fedrl.wire.protocol import Task
@@ -90,7 +95,7 @@ class Sites(Executor):
         super().__init__(*given)
         del options  # they are of executors that have environments
         federation = self.federation
-        check_open(federation.summation)
+        certificates = certified(federation, bridge.transport)
         if self.plan.collects == PARAMS:
             raise ConfigError(
                 "The agents are at other sites, and the topology has no server, so there is nothing to coordinate. "
@@ -109,7 +114,7 @@ class Sites(Executor):
         self._trusted_weight = any(stage.reweights for stage in federation.stages)
         self.bridge, self.roster = bridge, Roster(self.agents)
         everybody = self.agents if gather is None else gather
-        takes = self._receive, self._bid, self._fail, self._drop
+        takes = self._receive, self._announced, self._fail, self._drop
         self.clock = RealClock(bridge, self.roster, *takes, everybody, patience_s, hang_s)
         self.clock.copies = self._copies
         bids = self.plan.bids
@@ -122,12 +127,18 @@ class Sites(Executor):
         self._failed: dict[int, str] = {}
         self._refused: dict[int, str] = {}
         self._distant: Distant | None = None
+        self._sums: Sums | None = None
         largest = (dense if known is None else known) + MARGIN
         names, setting = None if bids is None else bids.names, jax.tree.map(lambda x: np.asarray(x)[0], fleet)
         membership = membership(federation, setting, self.agents, names)
-        bridge.serve(membership, self.agents, largest)
-        # While agents connect and compile their own.
-        compile_reading(self._read, self.wire.sent, self.wire.update, self._together)
+        if certificates is None:
+            bridge.serve(membership, self.agents, largest)  # agents connect and compile their own meanwhile
+            compile_reading(self._read, self.wire.sent, self.wire.update, self._together)
+            return
+        terms = terms_of(federation, "", self.agents, wire_digest(federation, setting, names).digest)
+        bridge.serve(membership, self.agents, largest_reply(terms.entries, self.agents), certificates.ca)
+        terms = terms._replace(run=bridge.run)
+        self._sums = Sums(self.clock, terms, code_count(self.wire.decoded), federation.summation.phase_s)
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
@@ -150,6 +161,8 @@ class Sites(Executor):
         for row in np.unique(jobs.row).tolist():
             sent = row_of(table.sent, row)
             encoded[row] = sent, self._broadcasts.encode(sent) if self._copies is None else self._copies.of(table, row)
+            if self._sums is not None:
+                self._sums.heard(int(sent.version), self._broadcasts.encode(sent))
         digests = {row: digest_of(x) for row, (_, x) in encoded.items() if isinstance(x, bytes)}
         for i, agent in enumerate(ids.tolist()):
             row = int(jobs.row[i])
@@ -184,6 +197,16 @@ class Sites(Executor):
             ahead=0.0 if down is None else down.ahead,
         )
         return agent, task, digest if down is None else down
+
+    def _announced(self, news: AgentNews) -> str:
+        """Take a bid, or that a job is done, and return why it is refused, or ""."""
+        if self._sums is None:
+            return self._bid(news.agent, news.version, news.content)
+        why = self._sums.why_not(news, self._ordered[news.agent][0])
+        if why:
+            return self._refuse(news.agent, why, 0)
+        self._sizes[news.agent] = self._upload(0, True, self._silent())
+        return ""
 
     def _bid(self, agent: int, version: int, content: bytes) -> str:
         """Take the bid of an agent, and return why it is refused, or ""."""
@@ -280,8 +303,8 @@ class Sites(Executor):
         lost = np.array([agent for agent, _ in failed], int)
         self._settle(distant, ids, MERGED)
         self._settle(distant, lost, REJECTED)
-        if self._bids is not None:
-            came = ids[~np.isin(ids, lost)]  # they have bid, and keep their updates until they are asked for them
+        if self._bids is not None or self._sums is not None:
+            came = ids[~np.isin(ids, lost)]  # they keep their updates until they are asked for them, or for good
             return agents, Learned(came, (), [], self._uploads(came), {}, failed, [came])
         block_sums, items, order = [], [], []
         for adding, whose in self._adding.values():
@@ -317,6 +340,11 @@ class Sites(Executor):
         found = self._bids.after(inbox, came, why, list(self._adding.values()))
         self._adding.clear()
         return found
+
+    def open_sums(self, inbox: Inbox) -> OpenedUpdates:
+        """Carry out a secure sum over the updates of these agents, which stay with them."""
+        assert self._sums is not None
+        return self._sums.open(inbox)
 
     def _no_items(self) -> PyTree:
         return jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), self.wire.decoded)

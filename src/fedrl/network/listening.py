@@ -10,16 +10,19 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 
 import numpy as np
 
 from fedrl.network.bridge import Bridge
 from fedrl.network.known_copies import CopiesClock
-from fedrl.network.log import Collected, Entry
+from fedrl.network.log import Collected, Entry, Summed
 from fedrl.network.news import FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews
 from fedrl.network.roster import Roster
 from fedrl.wire.protocol import Answer, Taken, one_line
+
+MOST_TOGETHER = 16
+"""The largest number of updates for which the loop waits before it reads them."""
 
 
 class Listening(CopiesClock):
@@ -51,6 +54,7 @@ class Listening(CopiesClock):
             if each.kind in (HERE, MOVED):
                 self.roster.hung[each.agent] = False
             if each.kind == HERE:
+                self.roster.connections[each.agent] += 1
                 self.roster.ready[each.agent], self.roster.gone_s[each.agent] = True, math.inf
                 self.roster.steps_per_s[each.agent], self.roster.copies[each.agent] = each.steps_per_s, each.copy
                 self._names[each.agent] = each.reason
@@ -81,25 +85,66 @@ class Listening(CopiesClock):
         jobs = self.roster.last_job[ids].tolist()
         self.bridge.answer([(k, Answer(job, bool(w))) for k, job, w in zip(ids.tolist(), jobs, wanted, strict=True)])
         due = {agent: job for agent, job, w in zip(ids.tolist(), jobs, wanted, strict=True) if w}
-        began, others, missing = time.monotonic(), list[AgentNews](), dict[int, str]()
-        while due:
-            for news in self._raw:
-                if due.get(news.agent) == news.job and news.kind in (UPDATE, FAILURE):
-                    del due[news.agent]
-                    reason = self._collected(news)
-                    missing |= {news.agent: reason} if reason else {}
-                else:
-                    others.append(news)
-            self._raw.clear()
-            until_s = self._overdue(due, missing, began, within_s)
-            if due:
-                self._listen(max(until_s - time.monotonic(), 0.001))
-        self._raw.extendleft(reversed(others))
+        began, missing = time.monotonic(), dict[int, str]()
+
+        def take(news: AgentNews) -> None:
+            del due[news.agent]
+            reason = self._collected(news)
+            missing.update({news.agent: reason} if reason else {})
+
+        self.until_answered(due, (UPDATE, FAILURE), take, lambda: self._overdue(due, missing, began, within_s))
         self.roster.arrived[list(missing)] -= 1  # their bids came, and not their updates
         self._settle()
         came = wanted & ~np.isin(ids, list(missing))
         self.log.append(Collected(ids.tolist(), came.tolist()))
         return came, missing
+
+    def until_answered(
+        self,
+        due: Mapping[int, int],
+        kinds: tuple[str, ...],
+        take: Callable[[AgentNews], None],
+        over: Callable[[], float],
+    ) -> None:
+        """Wait until all answers that are due have come or are given up; other news stays for later.
+
+        Args:
+            due: Jobs of the agents whose answers are due, by number; `take` and `over` remove agents from it.
+            kinds: Kinds of news that are answers.
+            take: Takes an answer.
+            over: Gives up what is overdue, and returns when something will be next, by `time.monotonic`.
+        """
+        others = list[AgentNews]()
+        while due:
+            for news in self._raw:
+                if due.get(news.agent) == news.job and news.kind in kinds:
+                    take(news)
+                else:
+                    others.append(news)
+            self._raw.clear()
+            self._settle()  # others wait for places in the window
+            until_s = over()
+            if due:
+                # Half of those that are missing: they are read while the others arrive.
+                enough = max(1, min(len(due) // 2, MOST_TOGETHER))
+                self._listen(max(until_s - time.monotonic(), 0.001), enough)
+        self._raw.extendleft(reversed(others))
+
+    def take_over(self, news: AgentNews) -> None:
+        """Note that an answer has been read: its place in the window is free again."""
+        self._held += news.held
+
+    def note_sum(self, jobs: Mapping[int, int], included: Container[int]) -> None:
+        """Note which agents were in a secure sum; the tasks of all that were to be have ended."""
+        came = [agent in included for agent in jobs]
+        self.roster.arrived[[agent for agent in jobs if agent not in included]] -= 1  # their jobs were done
+        self._receipts += [(agent, None) for agent in jobs]
+        self._settle()
+        self.log.append(Summed(list(jobs), came))
+
+    def tell_sum(self, text: str, agent: int | None = None) -> None:
+        """Tell what happened in a secure sum."""
+        self._tell("sum", text if agent is None else f"{self._name(agent)}: {text}.", agent)
 
     def _collected(self, news: AgentNews) -> str:
         """Take an update that was asked for, and return why it is refused, or ""."""

@@ -78,6 +78,16 @@ class Collected(NamedTuple):
     came: list[bool]
 
 
+class Summed(NamedTuple):
+    """Where sums hide updates: the agents whose updates were to be summed, and which of them are in the sum.
+
+    If it stayed hidden, none is.
+    """
+
+    agent: list[int]
+    included: list[bool]
+
+
 class Opened(NamedTuple):
     """Where a rule wants to know it: the capacity of all agents when a version was opened."""
 
@@ -97,10 +107,10 @@ class Corrected(NamedTuple):
     copy: list[int]
 
 
-Entry: TypeAlias = Dispatched | Happened | Collected | Opened | Corrected
+Entry: TypeAlias = Dispatched | Happened | Collected | Opened | Corrected | Summed
 KINDS = {
     **{"dispatched": Dispatched, "happened": Happened, "collected": Collected},
-    **{"opened": Opened, "corrected": Corrected},
+    **{"opened": Opened, "corrected": Corrected, "summed": Summed},
 }
 
 
@@ -220,6 +230,18 @@ class ReplayClock:
             raise RunError(f"Agents {ids.tolist()} have bid, and {told.agent} had: the log differs.")
         return np.array(told.came, bool), {}
 
+    def summed(self, ids: np.ndarray) -> np.ndarray:
+        """Return which of these agents were in the secure sum of their updates; none if it stayed hidden.
+
+        Raises:
+            RunError: The updates of other agents were to be summed.
+        """
+        told: Summed = self._next(Summed)
+        if sorted(told.agent) != sorted(ids.tolist()):
+            raise RunError(f"Updates of agents {ids.tolist()} are summed, and of {told.agent} were: the log differs.")
+        included = dict(zip(told.agent, told.included, strict=True))
+        return np.array([included[agent] for agent in ids.tolist()], bool)
+
     def cancel(self, state: tuple[()], ids: np.ndarray) -> tuple[()]:
         """Do nothing: a cancelled job has no event."""
         del ids
@@ -236,6 +258,11 @@ class ReplayClock:
         """Return 0."""
         del state, ids
         return 0
+
+    def advance(self, state: tuple[()], seconds: float) -> tuple[()]:
+        """Return the state unchanged: the log has the second of each event."""
+        del seconds
+        return state
 
     def soon(self, state: tuple[()]) -> np.ndarray:
         """Return nobody."""

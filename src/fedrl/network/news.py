@@ -10,15 +10,26 @@ from __future__ import annotations
 import contextlib
 import math
 import queue
+import time
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from fedrl.engines.down_content import CopyId
+from fedrl.wire.protocol import Bid, Failed, Sent
+from fedrl.wire.secure_sum import Declined, JobDone, SumReply
 
 HERE, GONE, UPDATE, FAILURE, LEFT = "here", "gone", "update", "failure", "left"
 BID, MOVED = "bid", "moved"
+DONE, REPLY, DECLINED = "done", "reply", "declined"
 """The kinds of news of an agent: it is ready, its connection has ended, its update or its failure has arrived, it
-has left for good, its bid has arrived, and it makes progress again after a job that hung."""
+has left for good, its bid has arrived, it makes progress again after a job that hung; and where sums hide updates, its
+job is done, it has answered in a secure sum, and it takes no part in one."""
+ForLoop: TypeAlias = Sent | Bid | Failed | JobDone | SumReply | Declined
+FOR_LOOP = (Sent, Bid, Failed, JobDone, SumReply, Declined)
+"""The messages about jobs that the loop takes."""
+KIND_OF = dict(zip(FOR_LOOP, (UPDATE, BID, FAILURE, DONE, REPLY, DECLINED), strict=True))
+MANY = (UPDATE, BID, DONE, REPLY)
+"""The kinds for several of which the loop is woken once."""
 
 
 class AgentNews(NamedTuple):
@@ -29,11 +40,13 @@ class AgentNews(NamedTuple):
         agent: Number of the agent.
         job: Number of its job, for updates, bids and failures.
         version: Version of the broadcast from which it says that it trained.
-        content: The encoded update or bid.
-        reason: Why its training failed or it left; of an agent that is ready, its name.
+        content: The encoded update, bid or answer.
+        reason: Why its training failed, it left, or it takes no part in a sum; of an agent that is ready, its name.
         held: Whether the update takes a place in the window, which has to be given back.
         steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
         time_s: When it happened, by `time.monotonic`.
+        fits: Whether the update of a job that is done is within the grid of the sum.
+        attempt: Number of the attempt at a secure sum, of answers in one.
         copy: What identifies the copy of an agent that is ready, after the message that it is sent at once; None for
             none.
     """
@@ -47,7 +60,16 @@ class AgentNews(NamedTuple):
     held: bool = False
     steps_per_s: float = math.nan
     time_s: float = 0.0
+    fits: bool = True
+    attempt: int = 0
     copy: CopyId | None = None
+
+
+def news_of(agent: int, message: ForLoop, held: bool) -> AgentNews:
+    """Return the news of a message about a job; `held` says whether its content has a place in the window."""
+    fields = {name: getattr(message, name) for name in message._fields}
+    content = "content" in message._fields
+    return AgentNews(KIND_OF[type(message)], agent, held=held and content, time_s=time.monotonic(), **fields)
 
 
 class NewsQueue:
@@ -62,7 +84,7 @@ class NewsQueue:
         """Add news, and wake whoever waits, unless it waits for more updates than there are."""
         self._items.append(item)
         # A long update keeps its place in the window until it is read, so it does not wait for others.
-        if item.kind not in (UPDATE, BID) or item.held or len(self._items) >= self._enough:
+        if item.kind not in MANY or item.held or len(self._items) >= self._enough:
             self._wakes.put(None)
 
     def take(self, seconds: float, enough: int = 1) -> list[AgentNews]:

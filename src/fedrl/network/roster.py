@@ -28,6 +28,7 @@ class Roster:
         last_job: Number of its last job.
         late: Updates that arrived after the end of their job.
         known: Updates that arrived again.
+        connections: Number of times that it became ready.
         copies: What identifies the copies of agents that have connected since their last job, under down stages, by
             number of the agent.
     """
@@ -40,7 +41,7 @@ class Roster:
         self.steps_per_s = np.full(agents, np.nan)
         self.late, self.known = np.zeros(agents, int), np.zeros(agents, int)
         self.left, self.hung = np.zeros(agents, bool), np.zeros(agents, bool)
-        self.last_job = np.zeros(agents, np.int32)
+        self.last_job, self.connections = np.zeros(agents, np.int32), np.zeros(agents, int)
         self.copies: dict[int, CopyId | None] = {}
 
     def begin(self, ids: np.ndarray, jobs: np.ndarray, steps: np.ndarray, now_s: float) -> None:

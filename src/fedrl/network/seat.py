@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+from fedrl.network.news import ForLoop
 from fedrl.network.outbox import Outbox, Waiting
-from fedrl.wire.protocol import Answer, Beat
+from fedrl.wire.protocol import Answer, Beat, Bid
+from fedrl.wire.secure_sum import Invitation, JobDone, SumRequest
 
 
 class Seat:
@@ -15,6 +17,8 @@ class Seat:
         outbox: Messages to send in its current session; None if it is not connected.
         ready: Whether it has compiled its programs.
         task: Its current task, `fedrl.network.outbox.Waiting`; None if it has none.
+        request: The last message to it in a secure sum over the vector of its task; None if there is none.
+        certified: Whether its current session has said by which key it signs in secure sums.
         answer: The answer to its last bid, if its update is wanted and has not arrived; else None.
         beat_s: When its current session last said anything, by `time.monotonic`.
         moved_s: When its current session last showed progress, by the same clock.
@@ -30,6 +34,8 @@ class Seat:
         self.ready = False
         self.task: Waiting | None = None
         self.answer: Answer | None = None
+        self.request: Invitation | SumRequest | None = None
+        self.certified = False
         self.beat_s = self.moved_s = 0.0
         self.hung, self.unread = False, 0
         self._at = (0, -1)  # job and number of steps of its last beat
@@ -41,6 +47,11 @@ class Seat:
         self._at = self._at if beat is None else (beat.job, beat.steps)
         self.moved_s, was, self.hung = time.monotonic(), self.hung, False
         return was
+
+    def answered(self, message: ForLoop) -> Answer | Invitation | SumRequest | None:
+        """Return what has been answered to a message before, if it comes again; else None."""
+        asked = self.answer if isinstance(message, Bid) else self.request if isinstance(message, JobDone) else None
+        return asked if asked is not None and asked.job == message.job else None
 
     @property
     def state(self) -> str:

@@ -2,8 +2,10 @@
 
     link --frames--> Reader --> Hello: membership --> Welcome or Stop
                                 Ready, Bid, Sent, Failed, Leave --> news, for the loop of the federation
+                                Credential, JobDone, SumReply, Declined, where sums hide updates
     give(tasks)  --> the task of each agent, sent at once or when the agent comes back
     answer(bids) --> whether to send the update, at once or when the bid comes again
+    ask(requests) --> what a phase of a secure sum shows an agent, likewise
 
 A session knows frames, messages and seats, and nothing about learning. An agent whose connection breaks keeps its task;
 the same task is sent again when it is back, and it sends the same bytes again. The newest session of a name wins.
@@ -17,13 +19,15 @@ import time
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from fedrl.core.errors import WireError
+from fedrl.core.errors import SecureSumError, WireError
 from fedrl.engines.down_content import CopyId, DownContents
-from fedrl.network.news import BID, FAILURE, GONE, HERE, LEFT, MOVED, UPDATE, AgentNews, NewsQueue
+from fedrl.network.news import FOR_LOOP, GONE, HERE, LEFT, MOVED, AgentNews, ForLoop, NewsQueue, news_of
 from fedrl.network.observer import Observer
 from fedrl.network.outbox import Outbox
+from fedrl.network.rate_limit import MessageRateLimit
 from fedrl.network.seat import Seat
 from fedrl.network.sending_limit import SendingLimit
+from fedrl.secure.credential import KnownSigners
 from fedrl.transport.seam import Link, LinkClosedError
 from fedrl.wire.frames import MOST_BODY
 from fedrl.wire.protocol import (
@@ -46,21 +50,20 @@ from fedrl.wire.protocol import (
     one_line,
     sent,
 )
+from fedrl.wire.secure_sum import Credential, Declined, Invitation, JobDone, SumReply, SumRequest
 
 HELLO_S = 10.0
 """Seconds in which an agent has to say who it is."""
 LARGEST_HELLO = 1 << 20
 """The largest first message in bytes."""
 FROM_AGENTS = (Hello, Ready, Beat, Sent, Failed, Leave, Bid)
+IN_SUMS = (Hello, Ready, Beat, Failed, Leave, Credential, JobDone, SumReply, Declined)
+"""The kinds of messages of agents; where sums hide updates, none that has an update."""
 WINDOW = 8
 """The largest number of updates of more than one frame that are received at a time, over all agents."""
 SENDING, SENDING_S = 8, 2.0
 """The largest number of tasks of more than one frame that are sent at a time, over all agents; one that takes more
 seconds than that counts no more."""
-MOST_UNREAD = 4
-"""The largest number of updates, bids and failures of one agent that wait for the loop; others stay with the agent."""
-UNREAD_S = 0.05
-"""Seconds between two looks whether the loop has taken them."""
 MOST_BEATS = 32
 """The largest number of other messages that are read of an agent in a second."""
 PART_S = 60.0
@@ -88,9 +91,19 @@ class Sessions:
         largest: The largest update in bytes.
         news: Where news go.
         observer: Who is told which connections this end breaks off.
+        signers: The certified keys of agents, where sums hide updates: then no agent may send an update.
     """
 
-    def __init__(self, membership: Membership, agents: int, largest: int, news: NewsQueue, observer: Observer) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        agents: int,
+        largest: int,
+        news: NewsQueue,
+        observer: Observer,
+        signers: KnownSigners | None = None,
+    ) -> None:
+        self._signers, self._kinds = signers, FROM_AGENTS if signers is None else IN_SUMS
         self._membership, self._largest, self._news, self._observer = membership, largest, news, observer
         self.seats = [Seat() for _ in range(agents)]
         self.window, self._sending = asyncio.Semaphore(WINDOW), SendingLimit(SENDING, SENDING_S)
@@ -123,7 +136,7 @@ class Sessions:
 
     async def _answered(self, link: Link) -> Welcome | Stop:
         """Wait for the first message of an agent, and return the answer to it."""
-        reader = Reader(LARGEST_HELLO, FROM_AGENTS)
+        reader = Reader(LARGEST_HELLO, self._kinds)
         try:
             hello = await asyncio.wait_for(_next(link, reader), HELLO_S)
             if not isinstance(hello, Hello):
@@ -151,7 +164,7 @@ class Sessions:
             why = "Another session with this name began, and the newest one counts."
             seat.outbox.finish(Stop(why, "newer_session", False))
         outbox = Outbox(lambda: seat.task)
-        seat.name = link.peer
+        seat.name, seat.certified = link.peer, False
         seat.outbox, seat.ready, seat.beat_s = outbox, False, time.monotonic()
         outbox.put_nowait((welcome, None))
         reading = asyncio.ensure_future(self._read(link, number, seat, outbox))
@@ -180,7 +193,7 @@ class Sessions:
                         await link.send(frame)
 
     async def _read(self, link: Link, number: int, seat: Seat, outbox: Outbox) -> None:
-        reader, holding, limit, part_s = Reader(self._largest, FROM_AGENTS), False, MessageRateLimit(MOST_BEATS), 0.0
+        reader, holding, limit, part_s = Reader(self._largest, self._kinds), False, MessageRateLimit(MOST_BEATS), 0.0
         try:
             while True:
                 message = reader.take(await (self._part(link, part_s) if holding else link.receive()))
@@ -239,36 +252,47 @@ class Sessions:
             self._moved(number, seat, message if isinstance(message, Beat) else None)
         if isinstance(message, Ready):
             self._ready(number, seat, outbox, message)
-        elif isinstance(message, Sent) and seat.ready:
-            seat.unread += 1
-            self._news.put(
-                AgentNews(UPDATE, number, message.job, message.version, message.content, held=holding, time_s=now)
-            )
-            return True
-        elif isinstance(message, Bid) and seat.ready:
-            if seat.answer is not None and seat.answer.job == message.job:
-                outbox.put_nowait((seat.answer, None))  # it came before, and the answer was lost
-            else:
-                seat.unread += 1
-                self._news.put(
-                    AgentNews(BID, number, message.job, message.version, message.content, held=holding, time_s=now)
-                )
-                return True
-        elif isinstance(message, Failed) and seat.ready:
-            seat.unread += 1
-            self._news.put(AgentNews(FAILURE, number, message.job, reason=message.reason, time_s=now))
+        elif isinstance(message, Credential):
+            self._certified(number, seat, message)
         elif isinstance(message, Leave):
             if message.for_good:
                 seat.out = True
                 self._news.put(AgentNews(LEFT, number, reason=message.reason, time_s=now))
             outbox.finish()
+        elif isinstance(message, FOR_LOOP) and seat.ready:
+            return self._passed_on(number, seat, outbox, message, holding)
         elif not isinstance(message, Beat):
             raise WireError(f"{type(message).__name__} came from an agent that is not ready.")
         return False
 
+    def _passed_on(self, number: int, seat: Seat, outbox: Outbox, message: ForLoop, holding: bool) -> bool:
+        """Pass a message about a job on to the loop, and return whether its place in the window goes on with it."""
+        known = seat.answered(message)
+        if known is not None:
+            outbox.put_nowait((known, None))  # it came before, and the answer was lost
+            return False
+        seat.unread += 1
+        self._news.put(news_of(number, message, holding))
+        return "content" in message._fields
+
+    def _certified(self, number: int, seat: Seat, message: Credential) -> None:
+        """Take the key by which an agent signs in secure sums.
+
+        Raises:
+            WireError: It is not certified for this agent.
+        """
+        assert self._signers is not None  # else this kind of message is not read
+        try:
+            self._signers.add(number, message.content, seat.name)
+        except SecureSumError as fault:
+            raise WireError(str(fault)) from fault
+        seat.certified = True
+
     def _ready(self, number: int, seat: Seat, outbox: Outbox, message: Ready) -> None:
         if seat.ready or seat.outbox is not outbox:
             return
+        if self._signers is not None and not seat.certified:
+            raise WireError("Ready came before a credential, by which other agents know this one in secure sums.")
         seat.ready, now, speed = True, time.monotonic(), message.steps_per_s
         outbox.copy = CopyId(message.copy, message.copy_digest) if message.copy_digest else None
         copy = outbox.copy_then()
@@ -292,7 +316,7 @@ class Sessions:
         self._ended(over)
         for number, task, content in tasks:
             seat = self.seats[number]
-            seat.task, seat.answer, seat.unread = (task, content), None, 0
+            seat.task, seat.answer, seat.request, seat.unread = (task, content), None, None, 0
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait(seat.task)
 
@@ -305,13 +329,21 @@ class Sessions:
             if seat.ready and seat.outbox is not None:
                 seat.outbox.put_nowait((answer, None))
 
+    def ask(self, requests: Iterable[tuple[int, Invitation | SumRequest]]) -> None:
+        """Show agents what belongs to a phase of a secure sum; those that are away are shown it when they are back."""
+        for number, request in requests:
+            seat = self.seats[number]
+            seat.request, seat.unread = request, 0
+            if seat.ready and seat.outbox is not None:
+                seat.outbox.put_nowait((request, None))
+
     def _ended(self, receipts: Iterable[tuple[int, Taken | None]]) -> None:
         """Note that the tasks of agents have ended, and send each its receipt, if there is one."""
         for number, receipt in receipts:
             seat = self.seats[number]
             seat.unread = max(seat.unread - 1, 0)
             if receipt is None or (seat.task is not None and seat.task[0].job == receipt.job):
-                seat.task = seat.answer = None
+                seat.task = seat.answer = seat.request = None
             if receipt is not None and seat.outbox is not None:
                 seat.outbox.put_nowait((receipt, None))
 
@@ -343,30 +375,6 @@ class Sessions:
             if all(seat.outbox is None for seat in self.seats):
                 return
             await asyncio.sleep(0.01)
-
-
-class MessageRateLimit:
-    """Lets an agent say no more than the coordinator takes; what is not read stays with the agent.
-
-    Args:
-        most: The largest number of messages in a second, apart from updates, bids and failures.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most, self._count, self._since_s = most, 0, 0.0
-
-    async def wait(self, seat: Seat, message: Message) -> None:
-        """Wait until this message may be handled."""
-        if isinstance(message, Sent | Bid | Failed):
-            while seat.unread >= MOST_UNREAD:
-                await asyncio.sleep(UNREAD_S)
-            return
-        if self._count == 0:
-            self._since_s = time.monotonic()
-        self._count += 1
-        if self._count >= self._most:
-            self._count = 0
-            await asyncio.sleep(max(0.0, self._since_s + 1.0 - time.monotonic()))
 
 
 async def _next(link: Link, reader: Reader) -> Message:
