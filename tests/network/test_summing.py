@@ -221,16 +221,16 @@ def test_an_agent_that_begins_anew_in_a_phase_sends_no_second_masked_vector(cert
 
 @pytest.mark.parametrize("phase", PHASES.values())
 def test_a_phase_ends_without_an_agent_that_says_nothing(certificates, tmp_path, phase):
-    federation = masked(phase_s=0.5)
+    federation = masked(phase_s=2.0)  # so long that the others answer in time on a busy machine
     with summing(federation, certificates, tmp_path, {1: at(phase, stay_silent)}) as sited:
         sited.rounds(1)
         began = time.monotonic()
         (found,) = sited.rounds(1)
         took = time.monotonic() - began
         sited.rounds(1)
-    assert 0.5 <= took < 2.0
+    assert 2.0 <= took < 20.0
     assert found.weight == (5.0 if phase in SENT else 4.0)
-    assert found.rejected == ((1, f"it dropped out of the secure sum in the phase {phase!r}: nothing came in 0.5 s"),)
+    assert found.rejected == ((1, f"it dropped out of the secure sum in the phase {phase!r}: nothing came in 2 s"),)
     same(replay(sited, federation, 3), params(sited.state))
 
 
