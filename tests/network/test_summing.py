@@ -246,7 +246,7 @@ def others(phase, act, agents=(1, 2)):
 
 @pytest.mark.parametrize("phase", ["adverts", "shares"])
 def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certificates, tmp_path, phase):
-    federation = masked(minimum=2, phase_s=0.3)
+    federation = masked(minimum=2, phase_s=2.0)
     with summing(federation, certificates, tmp_path, others(phase, stay_silent, (1, 2, 3))) as sited:
         rounds = sited.rounds(3)
     assert [found.weight for found in rounds] == [5.0, 2.0, 5.0]
@@ -257,7 +257,7 @@ def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certifica
 
 @pytest.mark.parametrize("phase", ["masked", "signatures", "opening"])
 def test_too_few_after_masks_leave_the_round_out_and_the_sum_hidden(certificates, tmp_path, phase):
-    federation = masked(phase_s=0.3)
+    federation = masked(phase_s=2.0)
     with summing(federation, certificates, tmp_path, others(phase, stay_silent, (1, 2, 3))) as sited:
         before = params(sited.state)
         sited.rounds(1)
