@@ -50,6 +50,8 @@ def forged(folder, other):
     yield "number", signer(folder, "site-1").credential(RUN, 2), "for this run and number"
     yield "key", mine._replace(key=bytes(range(32))).encoded(), "for this run and number"
     yield "certificate", mine._replace(certificate=mine.certificate[:-9]).encoded(), "of this federation's authority"
+    seventh = mine.certificate.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x07", 1)
+    yield "version of X.509", mine._replace(certificate=seventh).encoded(), "of this federation's authority"
     swapped = decoded(signer(folder, "site-2").credential(RUN, 1)).certificate
     yield "another's certificate", mine._replace(certificate=swapped).encoded(), "for this run and number"
     yield "role", SumSigner(credentials(folder, "hub")).credential(RUN, 1), "certificate of a coordinator"
@@ -61,9 +63,10 @@ def forged(folder, other):
 
 
 NAMES = ("authority", "run", "number", "key", "certificate", "another's certificate", "role", "expired", "name")
+OTHERS = ("version of X.509", "bytes", "more bytes", "many bytes")
 
 
-@pytest.mark.parametrize("case", [*NAMES, "bytes", "more bytes", "many bytes"])
+@pytest.mark.parametrize("case", [*NAMES, *OTHERS])
 def test_a_credential_of_another_authority_run_agent_or_role_is_refused(folder, other, case):
     data, sentence = next((data, sentence) for name, data, sentence in forged(folder, other) if name == case)
     signers = known(folder)
