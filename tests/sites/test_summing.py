@@ -212,6 +212,17 @@ def test_before_a_masked_vector_has_left_another_attempt_is_accepted_and_its_mas
     np.testing.assert_array_equal(hub.machine.total().view(np.int32), VALUES[:4].sum(axis=0))
 
 
+@pytest.mark.parametrize("later", [{"job": 2, "version": 8}, {"version": 8}, {"broadcast": bytes(32)}])
+def test_the_vector_of_a_later_job_is_not_added_in_a_sum_that_began_before_it(hub, later):
+    """Else each agent could be sent other parameters meanwhile, and what they were is compared at the invitation."""
+    asked = masked(hub)
+    for k, site in enumerate(hub.sites):
+        site.kept = site.kept._replace(**later)
+        reply = site.reply(asked[k])
+        assert isinstance(reply, Declined)
+        assert re.search("has done job . of version . since: a vector is added in the sum of its own", reply.reason)
+
+
 def test_nobody_gets_both_secrets(hub):
     """Who is asked for shares of another set of survivors than it signed ends its part."""
     asked = masked(hub)

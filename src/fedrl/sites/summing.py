@@ -46,7 +46,7 @@ class SiteSums:
         self._known = KnownSigners(authority, terms.run)
         self._identity = signer.identity(number, self._known.directory)
         self.credential = signer.credential(terms.run, number)
-        self._sum: tuple[int, int, SumAgent] | None = None  # job, attempt and the agent's machine of the current sum
+        self._sum: tuple[AgentJob, int, SumAgent] | None = None  # job, attempt and the agent's machine of the sum
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
 
     def reply(self, asked: Invitation | SumRequest, kept: Kept) -> SumReply | Declined:
@@ -73,7 +73,7 @@ class SiteSums:
 
     def _begun(self, invited: Invitation, kept: Kept) -> tuple[SumPlan, SumMessage]:
         self._check_unmasked(kept)
-        mine = AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex())
+        mine = self._job_of(kept)
         plan = accepted(invited, self._terms, mine)
         _, credentials = contents(invited, self._terms.agents)
         for agent, data in credentials.items():
@@ -82,14 +82,20 @@ class SiteSums:
             if agent not in self._known:
                 raise SecureSumError(f"The invitation came without a credential of agent {agent}, whose key is needed.")
         machine = SumAgent(self._identity, plan)
-        self._sum = invited.job, invited.attempt, machine
+        self._sum = mine, invited.attempt, machine
         return plan, machine.advert()
 
     def _step(self, asked: SumRequest, kept: Kept) -> tuple[SumPlan, SumMessage]:
-        if self._sum is None or self._sum[:2] != (asked.job, asked.attempt):
+        if self._sum is None or (self._sum[0].job, self._sum[1]) != (asked.job, asked.attempt):
             raise SecureSumError(
                 f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and takes no part in "
                 "it: it has left it, or has begun anew since."
+            )
+        # The sum was compared with one job. The vector of a later one was trained from whatever the agent was sent.
+        if self._sum[0] != self._job_of(kept):
+            raise SecureSumError(
+                f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and has done job "
+                f"{kept.job} of version {kept.version} since: a vector is added in the sum of its own job alone."
             )
         machine = self._sum[2]
         shown = decoded(asked.content, machine.plan)
@@ -108,6 +114,9 @@ class SiteSums:
         masked = machine.mask(delivery, np.frombuffer(kept.vector, "<i4").astype(np.int32, copy=False))
         self._memory.note_masked(MaskedNote(kept.job, kept.version, machine.plan.digest.hex()))
         return masked
+
+    def _job_of(self, kept: Kept) -> AgentJob:
+        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex())
 
     def _check_unmasked(self, kept: Kept) -> None:
         """Refuse a second sum over vectors of one version."""
