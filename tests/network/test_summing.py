@@ -274,6 +274,22 @@ def test_too_few_after_masks_leave_the_round_out_and_the_sum_hidden(certificates
     same(replay(sited, federation, 3), params(sited.state))
 
 
+async def make_a_share_up(agent, link, message):
+    reply = agent.reply(message)
+    await agent.say(link, reply._replace(content=reply.content[:-1] + bytes([reply.content[-1] ^ 1])))
+    return True
+
+
+def test_a_wrong_share_is_left_out_and_named(certificates, tmp_path):
+    federation = masked()
+    with summing(federation, certificates, tmp_path, {1: at("opening", make_a_share_up)}) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [5.0] * 3
+    (text,) = [text for text in sited.observer.texts if "share" in text]
+    assert "The share of agent 4's seed that agent 1 holds is wrong and was left out" in text
+    same(replay(sited, federation, 3), params(sited.state))
+
+
 class Kept(Reader):
     """A reader of a coordinator that keeps all frames it has been given."""
 
