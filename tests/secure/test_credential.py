@@ -1,11 +1,14 @@
 """Certified keys: what no holder of other keys can pass off as the key of an agent."""
 
+import datetime
+
 import numpy as np
 import pytest
 
 from fedrl.core.errors import SecureSumError
 from fedrl.secure import SumPlan, secure_sum
 from fedrl.secure.credential import MOST_BYTES, KnownSigners, SumCredential, SumSigner, decoded
+from fedrl.transport import x509_parts
 from tests.support.certified import authority, credentials, made
 
 RUN = "ab" * 16
@@ -55,7 +58,11 @@ def forged(folder, other):
     swapped = decoded(signer(folder, "site-2").credential(RUN, 1)).certificate
     yield "another's certificate", mine._replace(certificate=swapped).encoded(), "for this run and number"
     yield "role", SumSigner(credentials(folder, "hub")).credential(RUN, 1), "certificate of a coordinator"
-    yield "expired", SumSigner(made(folder, "site-1", "agent", ends_in_s=-1.0)).credential(RUN, 1), "has expired"
+    yield (
+        "expired",
+        SumSigner(made(folder, "site-1", "agent", ends_in_s=-1.0)).credential(RUN, 1),
+        "is not valid now: its certificate is from",
+    )
     yield "name", signer(folder, "site-2").credential(RUN, 1), "the agent is 'site-1'"
     yield "bytes", mine.encoded()[:-1], "they were cut off"
     yield "more bytes", mine.encoded() + b"\0\0", "they were cut off"
@@ -75,6 +82,13 @@ def test_a_credential_of_another_authority_run_agent_or_role_is_refused(folder, 
     assert 1 not in signers
     signers.add(1, signer(folder, "site-1").credential(RUN, 1), "site-1")
     assert 1 in signers
+
+
+def test_a_certificate_of_the_future_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(x509_parts, "CLOCK_SKEW", -datetime.timedelta(hours=1))
+    early = SumSigner(made(folder, "site-1", "agent", ends_in_s=7200.0)).credential(RUN, 1)
+    with pytest.raises(SecureSumError, match="is not valid now"):
+        known(folder).add(1, early)
 
 
 def test_a_number_stays_with_its_name_and_no_name_has_two_numbers(folder):

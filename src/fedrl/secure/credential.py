@@ -181,7 +181,10 @@ class KnownSigners:
             raise SecureSumError(f"{who} has no certificate of this federation's authority: it was forged.") from fault
         now = datetime.datetime.now(datetime.UTC)
         if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-            raise SecureSumError(f"{who} has expired: its certificate was valid to {certificate.not_valid_after_utc}.")
+            raise SecureSumError(
+                f"{who} is not valid now: its certificate is from {certificate.not_valid_before_utc} to "
+                f"{certificate.not_valid_after_utc}."
+            )
         if role != "agent" or not isinstance(public, ec.EllipticCurvePublicKey):
             raise SecureSumError(f"{who} has the certificate of a {role}, and agents alone take part in sums.")
         try:
