@@ -1,6 +1,7 @@
 """An agent in secure sums, and a coordinator that lies: the answer is a sentence, never a second masked vector."""
 
 import re
+import struct
 
 import numpy as np
 import pytest
@@ -120,6 +121,10 @@ def lies():
     yield "threshold", {"threshold": 2}, f"threshold of the sum is 2 in the invitation and 3 {own}"
     yield "degree", {"degree": 2}, f"degree of the sum is 2 in the invitation and 4 {own}"
     yield "cut off", {"content": b"\5\0\0\0"}, "was cut off"
+    members, one = struct.pack("<6I", 5, *range(5)), struct.pack("<IH", 1, 1) + b"x"
+    yield "members out of order", {"content": struct.pack("<6I", 5, 0, 1, 2, 4, 3)}, "twice, out of order, or beyond"
+    yield "a credential twice", {"content": members + one + one}, "a credential of agent 1 twice"
+    yield "a credential cut off", {"content": members + one[:-1]}, "a credential of agent 1 twice, of nobody, or cut"
     yield "no members", {"content": b"\0\0\0\0"}, "An invitation names 0 agents"
 
 
@@ -178,8 +183,9 @@ def test_after_a_restart_no_second_masked_vector_of_the_version_leaves(hub):
         reply = again.reply(hub.invitation(0, attempt=attempt))
         assert isinstance(reply, Declined)
         assert "has sent a masked vector of version 7 for job 1, and sends no second one" in reply.reason
-    again.done(2, 7)  # another job of the same version
-    assert "sends no second one" in again.reply(hub.invitation(0, job=2)).reason
+    for version in (7, 6):  # another job of the same version, or of an older one
+        again.done(2, version)
+        assert "sends no second one" in again.reply(hub.invitation(0, job=2, version=version)).reason
     again.done(3, 8)
     hub.known.add(0, again.sums.credential)
     assert isinstance(again.reply(hub.invitation(0, job=3, version=8)), SumReply)
@@ -210,6 +216,31 @@ def test_before_a_masked_vector_has_left_another_attempt_is_accepted_and_its_mas
     shown = hub.machine.close()
     hub.phase(hub.phase({k: SumRequest(1, 1, encoded(m, hub.plan)) for k, m in shown.items() if k}))
     np.testing.assert_array_equal(hub.machine.total().view(np.int32), VALUES[:4].sum(axis=0))
+
+
+def test_two_processes_in_one_folder_send_one_masked_vector(hub):
+    first, before = hub.sites[0], masked(hub)
+    second = hub.sites[0] = first.restarted()
+    hub.known.add(0, second.sums.credential)
+    assert is_masked(second.reply(masked(hub, attempt=1)[0]), hub)
+    reply = first.reply(before[0])
+    assert isinstance(reply, Declined)
+    assert "has sent a masked vector of version 7 for job 1, and sends no second one" in reply.reason
+
+
+def test_an_agent_that_was_sent_nonsense_takes_no_further_part(hub):
+    asked = masked(hub)[0]
+    for content in (b"", asked.content[:-1], asked.content[:4] + b"\xff" + asked.content[5:]):
+        assert isinstance(hub.sites[0].reply(asked._replace(content=content)), Declined)
+    assert isinstance(hub.sites[0].reply(asked), Declined)
+
+
+def test_a_coordinator_may_ask_for_a_larger_minimum(certificates, hub):
+    strict = Hub(hub.sites, certificates[0], TERMS._replace(minimum=4))
+    asked = strict.begin()
+    while asked is not None:
+        asked = strict.phase(asked)
+    np.testing.assert_array_equal(strict.machine.total().view(np.int32), VALUES.sum(axis=0))
 
 
 @pytest.mark.parametrize("later", [{"job": 2, "version": 8}, {"version": 8}, {"broadcast": bytes(32)}])
