@@ -346,3 +346,27 @@ def test_a_plan_that_hides_nothing_or_can_never_complete_is_rejected(change):
     SumPlan(**settings)
     with pytest.raises(ConfigError, match=r"Use |sum of one agent"):
         SumPlan(**(settings | change))
+
+
+def test_agents_that_collude_over_a_key_of_small_order_end_the_sum_with_a_sentence(monkeypatch):
+    identities = new_identities(SIX)
+    there = halted("adverts", plan(), identities)
+    advert = SumAgent.advert
+
+    def small(agent):
+        made = advert(agent)
+        if agent.agent == 4:
+            made = agent._advert = made._replace(mask_key=bytes(32))
+            made = agent._advert = made._replace(signature=identities[4].sign(advert_text(agent.plan, made)))
+        return made
+
+    monkeypatch.setattr(SumAgent, "advert", small)
+    monkeypatch.setattr(SumAgent, "_masks", lambda agent, neighbours: [])  # honest agents would take no part
+    for phase in ("adverts", "shares", "masked", "signatures", "opening"):
+        for agent in [k for k in SIX if k != 3 or phase in ("adverts", "shares")]:
+            there.coordinator.receive(agent, there.step(agent))
+        if phase != "opening":
+            there.inbox.clear()
+            there.inbox.update(there.coordinator.close())
+    with pytest.raises(SecureSumError, match="mask key of agent 4 is no X25519 key"):
+        there.coordinator.total()

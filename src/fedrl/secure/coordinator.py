@@ -258,7 +258,10 @@ class SumCoordinator:
             raise self._made_up(agent)
         masks = []
         for other in neighbours:
-            secret = key.exchange(X25519PublicKey.from_public_bytes(self._adverts[other].mask_key))
+            try:
+                secret = key.exchange(X25519PublicKey.from_public_bytes(self._adverts[other].mask_key))
+            except ValueError as fault:  # a key of small order, which no honest neighbour accepts either
+                raise SecureSumError(f"The mask key of agent {other} is no X25519 key: {fault}.") from None
             masks.append(
                 Mask(derived_key(secret, pair_purpose(self.plan, advert, self._adverts[other])), agent < other)
             )
