@@ -1,5 +1,7 @@
 """Weights and statistics inside a hidden sum: as in the clear, up to the grid of weights, and exactly."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedrl.aggregators import mean
+from fedrl.aggregators import mean, median
 from fedrl.core import exact
 from fedrl.core.errors import UnsoundError
 from fedrl.engines.simulate import simulate
@@ -127,3 +129,15 @@ def test_beside_noise_weights_and_statistics_are_refused_as_before() -> None:
     learner = normalize(ppo(cartpole(max_steps=20), num_envs=2, num_steps=8, network=mlp([4])))
     with pytest.raises(UnsoundError, match="counts statistics, which are sent unprotected"):
         federate(learner, mean("uniform"), *private, summation=ring_sum(4, 8.0))
+
+
+def test_statistics_are_refused_beside_the_sums_of_groups_which_have_none() -> None:
+    learner = normalize(ppo(cartpole(max_steps=20), num_envs=2, num_steps=8, network=mlp([4])))
+    with pytest.raises(UnsoundError, match="counts statistics, which are sent unprotected"):
+        federate(learner, median(), summation=ring_sum(6, 8.0, group_size=3))
+
+
+def test_a_rule_that_is_not_known_to_be_a_mean_is_refused() -> None:
+    unknown = replace(mean("uniform"), divides_by=None)
+    with pytest.raises(UnsoundError, match="from which no more than a mean follows"):
+        federate(quadratic(sgd(0.1)), unknown, summation=ring_sum(4, 8.0))
