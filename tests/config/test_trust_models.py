@@ -1,18 +1,27 @@
 """Trust models in a configuration: what each requires, and that what it reads is what a run says of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fedrl.aggregators import mean, median
 from fedrl.config import as_dict, load
 from fedrl.config.build import build
 from fedrl.config.schema import schema
 from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.engines.topologies.choices import SingleServer
+from fedrl.engines.trust_models import check_trust
+from fedrl.federation.federate import federate
 from fedrl.federation.trust_models import CURIOUS, NOBODY, TRUSTED
+from fedrl.learners import sgd
 from fedrl.runs.explain import explained
 from fedrl.runs.run import resume, run
+from fedrl.secure.grid import ring_sum
+from fedrl.server.schedules import synchronous
+from tests.support.quadratic import quadratic
 
 NOISE = {"name": "local_gaussian", "clip": 1.0, "noise_multiplier": 1.0}
 CENTRAL = {"name": "central_gaussian", "clip": 1.0, "noise_multiplier": 1.0, "expected": 4}
@@ -159,3 +168,12 @@ def test_a_run_says_what_is_read_in_its_summary_and_report_and_goes_on_with_the_
     assert f"<code>{CURIOUS}</code>" in page
     longer = resume(folder, rounds="+1", verbose=0)
     assert (longer["rounds"], longer["trust"]) == (3, CURIOUS)
+
+
+@pytest.mark.parametrize(("minimum", "group_size"), [(0, 0), (1, 0), (1, 1)])
+def test_a_summation_that_opens_the_sum_of_a_single_update_is_refused(minimum: int, group_size: int) -> None:
+    """`ring_sum` has no such minimum; a summation of one's own may."""
+    hiding = replace(ring_sum(4, 8.0), minimum=minimum, group_size=group_size)
+    rule = median() if group_size else mean("uniform")
+    with pytest.raises(UnsoundError, match="opens also the sum of a single update"):
+        check_trust(CURIOUS, federate(quadratic(sgd(0.1)), rule, summation=hiding), SingleServer(), synchronous())
