@@ -107,15 +107,16 @@ def test_slow_agents_leave_at_the_deadline_of_the_first_phase_and_the_sum_is_of_
 def test_agents_that_leave_after_their_masked_vector_are_in_the_sum() -> None:
     """Over many rounds with drop-outs in all phases, each sum is that of those whose vectors had arrived."""
     built, given = federation(), clock(phase_drop_out=0.05)
-    phases, whole = set(), federation("none")
+    phases, later, whole = set(), 0, federation("none")
     with simulate(built, MANY, clock=given) as simulation, simulate(whole, MANY) as plain:
         state, other = simulation.init(3), plain.init(3)
         for _ in range(25):
             state, seen = simulation.round(state)
             left = {agent: reason.split("'")[1] for agent, reason in seen.rejected}
             phases |= set(left.values())
+            later += int(seen.sums["left_sums"]) - len(left)
             missing = [agent for agent, phase in left.items() if phase in PHASES[:3]]
-            assert seen.sums["left_sums"] == len(left)
+            assert bool(seen.skipped) or len(missing) == len(left)
             if seen.skipped:
                 assert "given up" in seen.skipped
                 assert seen.weight == 0.0
@@ -124,7 +125,8 @@ def test_agents_that_leave_after_their_masked_vector_are_in_the_sum() -> None:
                 assert seen.weight == AGENTS - len(missing)
                 other, _ = plain.round(other, without=missing)
             equal(state.server.params, other.server.params)
-    assert phases == set(PHASES)
+    assert set(PHASES[:3]) <= phases
+    assert later > 0
 
 
 def test_a_sum_that_is_given_up_changes_nothing_and_is_told() -> None:

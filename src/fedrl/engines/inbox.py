@@ -92,14 +92,21 @@ class Inbox(NamedTuple):
         return self._replace(scale=np.where(which, np.float32(0.0), self.scale)) if len(self.scale) else self
 
     def of(self, which: np.ndarray) -> Inbox:
-        """Return a part of the inbox by a mask over updates, with the sums of blocks that lie entirely within it."""
+        """Return a part of the inbox by a mask over updates, with the sums of blocks within it.
+
+        Raises:
+            ValueError: A sum is of agents inside and outside of it: it can't be split.
+        """
 
         def some(x: np.ndarray) -> np.ndarray:
             return x[which]
 
         ids = self.agent[which]
-        # A sum can't be split, so a block is in if all its agents are.
-        block_sums = [each for each in self.block_sums if np.isin(each.agent, ids).all()]
+        block_sums = [each for each in self.block_sums if np.isin(each.agent, ids).any()]
+        if any(not np.isin(each.agent, ids).all() for each in block_sums):
+            raise ValueError(
+                "A sum over agents of several servers was to be split. Each server needs a sum of its own."
+            )
         items, received = jax.tree.map(some, (self.items, self.received))
         return Inbox(ids, self.version[which], items, block_sums, received, self.scale[which], self.steps)
 

@@ -126,7 +126,9 @@ class RoundLog:
 
     def add_sums(self, found: OpenedUpdates) -> None:
         """Log the sums that a protocol has opened, and what it cost."""
-        self.rejected += found.missing + found.rejected
+        merged = set(found.merged.tolist())
+        # Who left after its vector had arrived is in the sum all the same.
+        self.rejected += tuple(each for each in found.missing if each.agent not in merged) + found.rejected
         self.skipped += found.why
         self.left += len(found.missing)
         self.phases_s += found.cost.seconds

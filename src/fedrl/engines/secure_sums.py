@@ -113,7 +113,7 @@ class SecureSums:
 
     def _nobody(self, inbox: Inbox) -> Inbox:
         """Return an inbox without updates: of groups, or of single agents."""
-        empty = inbox.of(np.zeros(len(inbox.agent), bool))._replace(block_sums=[])
+        empty = inbox.of(np.zeros(len(inbox.agent), bool))._replace(items=(), block_sums=[])
         if not self._federation.summation.group_size:
             return empty
         return empty._replace(items=jax.tree.map(lambda x: np.zeros((0, *x.shape), x.dtype), self._like))
@@ -144,7 +144,7 @@ class SecureSums:
         if not units > 0.0:
             return opened._replace(inbox=self._nobody(inbox), rejected=rejected)
         value = jax.tree.map(np.asarray, unflatten(mean[None], shapes(self._like.value)))
-        first = inbox.of(inbox.agent == members[0])
+        first = inbox._replace(block_sums=[]).of(inbox.agent == members[0])
         weight: Any = np.full(1, units * weight_scale(federation), np.float32)
         version: Any = first.version.astype(np.int32)
         items = Update(value, weight, version)
@@ -173,7 +173,8 @@ class SecureSums:
         whole = sums._replace(updates=codes[None], statistics=digits, reach=sums.reach[there])
         rest = inbox.of(there)
         block = [PartialSums(whole, np.ones(there.sum(), bool), rest.agent)] if there.any() else []
-        return OpenedUpdates(rest._replace(block_sums=block), missing, (why,) if why else (), cost)
+        # Without the updates themselves: what is merged is the sum, or nothing.
+        return OpenedUpdates(rest._replace(items=(), block_sums=block), missing, (why,) if why else (), cost)
 
     def _carried_out(
         self, clock_state: Any, agents: np.ndarray, vectors: np.ndarray
