@@ -28,6 +28,7 @@ from fedrl.core.component import CATALOGUE
 from fedrl.core.environment import Environment, draw_nothing, first
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.learner import Learner
+from fedrl.core.players import players_of
 from fedrl.core.types import PyTree
 from fedrl.core.versions import __version__
 from fedrl.records import folder
@@ -51,6 +52,7 @@ class PolicyFacts(NamedTuple):
         version: The version of fedrl that wrote the file.
         config_sha256: The digest of the part of the configuration on which training depends.
         imports: Modules that define components of the learner.
+        players: The number of players of the world, all of whom the policy acts for; None for a single agent.
     """
 
     spaces: GymSpaces
@@ -61,6 +63,7 @@ class PolicyFacts(NamedTuple):
     version: str = __version__
     config_sha256: str = ""
     imports: Sequence[str] = ()
+    players: int | None = None
 
 
 def facts_of(experiment: Experiment) -> PolicyFacts:
@@ -76,6 +79,7 @@ def facts_of(experiment: Experiment) -> PolicyFacts:
         __version__,
         digest_of(as_dict(experiment.config)),
         list(experiment.config.imports),
+        players_of(experiment.environment),
     )
 
 
@@ -92,6 +96,8 @@ def metadata_of(facts: PolicyFacts) -> dict[str, str]:
     """Return the facts as metadata of a safetensors file."""
     observation, action = map(space_table, facts.spaces)
     rest = {name: value for name, value in facts._asdict().items() if name != "spaces"}
+    if facts.players is None:
+        del rest["players"]
     text = {"format": FORMAT, "observation": observation, "action": action, **rest}
     return {KEY: json.dumps(text, sort_keys=True)}
 
@@ -145,7 +151,7 @@ class PolicyFile:
             )
         with self._reading():
             spaces = GymSpaces(space_of(told["observation"]), space_of(told["action"]))
-            rest = {"imports": [], **told}
+            rest = {"imports": [], "players": None, **told}
             return PolicyFacts(spaces, *(rest[name] for name in PolicyFacts._fields[1:]))
 
     def _reading(self) -> Any:
@@ -221,11 +227,12 @@ def learner_of(facts: PolicyFacts) -> Learner:
     Raises:
         ConfigError: Its table has an unknown name or key.
     """
-    spaces = learned_spaces(facts.spaces)
+    spaces, players = learned_spaces(facts.spaces), facts.players
 
     def reset(noise: PyTree, params: PyTree) -> tuple[Any, PyTree]:
         del noise, params
-        return first(jnp.zeros(spaces.observation.shape, spaces.observation.dtype)), ()
+        shape = spaces.observation.shape if players is None else (*spaces.observation.shape, players)
+        return first(jnp.zeros(shape, spaces.observation.dtype), players), ()
 
     def step(noise: PyTree, params: PyTree, state: PyTree, action: Any) -> tuple[Any, PyTree]:
         raise RunError(
@@ -233,7 +240,9 @@ def learner_of(facts: PolicyFacts) -> Learner:
             "or give an environment."
         )
 
-    environment = Environment(_Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps)
+    environment = Environment(
+        _Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps, players=players
+    )
     catalogue.fill()
     table = _without_unknown_optimizers(facts.learner)
     built = catalogue.build("learner", table, "learner", {"environment": environment})

@@ -18,6 +18,7 @@ from fedrl.core.environment import AnyEnvironment
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
+from fedrl.core.players import check_players, dealt, players_of, rows_of
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network
 from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
@@ -54,8 +55,11 @@ class ActorCriticState(NamedTuple):
 class Experience(NamedTuple):
     """A flat trajectory, every leaf `[*features, samples]`, with advantages and the critic's targets.
 
-    `playing` is whether a sample belongs to its episode, where each copy plays one whole episode; advantages are then 0
-    after its end.
+    In a world the samples of the first player come first, then those of the second (`flat`).
+
+    `weight` is the weight of each sample in a mean over all of them, None if all count alike: 0 after the end of an
+    episode, where each copy plays one whole episode, and after the death of a player. The weights of the living have
+    the mean 1 over an iteration. Advantages are 0 where the weight is.
     """
 
     observation: jax.Array
@@ -63,7 +67,7 @@ class Experience(NamedTuple):
     log_prob: jax.Array
     advantage: jax.Array
     target: jax.Array
-    playing: jax.Array | None = None
+    weight: jax.Array | None = None
 
 
 Improve = Callable[
@@ -91,7 +95,8 @@ def actor_critic(
     `slope` is the gradient on one batch, for algorithms that have a single one; the rest is as for `a2c`. With `how`,
     each iteration plays one whole episode in each environment copy, of at most `num_steps` steps.
     """
-    policy = policy_for(environment.spaces, network)
+    check_players(environment, network.players)
+    policy, players = policy_for(environment.spaces, network), players_of(environment)
     length = num_steps if how is None else min(num_steps, environment.max_steps)
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
@@ -104,7 +109,7 @@ def actor_critic(
     def evaluate(params: Params, seen: Trajectory) -> Experience:
         # Of whole episodes, what comes after the end of each is to be ignored.
         seen, playing, _ = (seen, None, None) if how is None else first_episodes(seen)
-        return evaluated(policy, network, params, seen, playing, gamma, gae_lambda)
+        return evaluated(policy, network, params, seen, playing, gamma, gae_lambda, players)
 
     def learn(
         key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext
@@ -139,7 +144,7 @@ def actor_critic(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=num_envs * length,
+        samples=rows_of(environment, num_envs) * length,
         gradient=None if slope is None else gradient,
         horizon=length,
         num_envs=num_envs,
@@ -159,19 +164,41 @@ def evaluated(
     playing: jax.Array | None,
     gamma: Number,
     gae_lambda: Number,
+    players: int | None = None,
 ) -> Experience:
     """Return a trajectory as flat experience, with advantages and targets by the critic of these parameters."""
-    observation, action, next_observation = (flat(x) for x in (seen.observation, seen.action, seen.next_observation))
+    observation, action, next_observation = (
+        flat(x, players) for x in (seen.observation, seen.action, seen.next_observation)
+    )
     outputs = policy.outputs(params["actor"], observation)
     here, there = (network.apply(params["critic"], x)[0] for x in (observation, next_observation))
-    shape = seen.reward.shape
-    advantage = advantages(
-        seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, gamma, gae_lambda
-    ).reshape(-1)
+    ahead = advantages(
+        seen.reward,
+        by_time(here, seen.reward, players),
+        by_time(there, seen.reward, players),
+        seen.terminated,
+        seen.truncated,
+        gamma,
+        gae_lambda,
+    )
+    advantage, weight = flat(ahead, players), weights(seen.alive, playing, players)
+    if weight is not None:
+        advantage = jnp.where(weight > 0.0, advantage, 0.0)
+    return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here, weight)
+
+
+def weights(alive: jax.Array | None, playing: jax.Array | None, players: int | None) -> jax.Array | None:
+    """Return the weights of flat samples, as in `Experience`.
+
+    Args:
+        alive: `[time, num_envs]`, whether the player of a sample is alive.
+        playing: `[time, num_envs]`, whether a sample belongs to the only episode of its copy, until the player's death.
+            Its weights are 0 and 1, so that no episode changes those of another.
+        players: The number of players.
+    """
     if playing is not None:
-        playing = playing.reshape(-1)
-        advantage = jnp.where(playing, advantage, 0.0)
-    return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here, playing)
+        return flat(playing, players).astype(jnp.float32)
+    return None if alive is None else flat(alive / jnp.maximum(alive.mean(), 1.0 / alive.size), players)
 
 
 def explained_variance(experience: Experience) -> Metrics:
@@ -184,7 +211,8 @@ def explained_variance(experience: Experience) -> Metrics:
     """
     # About the mean of each batch: differences between agents are not for a critic to explain, and pooled moments would
     # need E[x^2] - E[x]^2, which cancels in float32 for returns far from zero.
-    target, advantage, playing = experience.target, experience.advantage, experience.playing
+    target, advantage = experience.target, experience.advantage
+    playing = None if experience.weight is None else experience.weight > 0.0
     spread = jnp.square(target - target.mean(where=playing)).sum(where=playing)
     return {
         "unexplained": jnp.square(advantage - advantage.mean(where=playing)).sum(where=playing),
@@ -192,13 +220,30 @@ def explained_variance(experience: Experience) -> Metrics:
     }
 
 
-def flat(x: jax.Array) -> jax.Array:
-    """Reshape `[time, *features, num_envs]` to `[*features, time * num_envs]`."""
-    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+def flat(x: jax.Array, players: int | None = None) -> jax.Array:
+    """Reshape `[time, *features, num_envs]` to `[*features, time * num_envs]`.
+
+    The rows `players * num_envs` of a world become `[*features, players * time * num_envs]`, so that rows are
+    player-major in every batch.
+
+    >>> flat(jnp.array([[1, 2], [3, 4]]), players=2).tolist()
+    [1, 3, 2, 4]
+    """
+    return jnp.moveaxis(dealt(x, players), 0, -2).reshape(*x.shape[1:-1], -1)
+
+
+def by_time(x: jax.Array, like: jax.Array, players: int | None = None) -> jax.Array:
+    """Return flat numbers, `[samples]`, in the shape `[time, num_envs]` of `like`, the inverse of `flat`."""
+    if players is None:
+        return x.reshape(like.shape)
+    return jnp.moveaxis(x.reshape(players, like.shape[0], -1), 1, 0).reshape(like.shape)
 
 
 def by_episode(experience: Experience, episodes: int) -> Experience:
-    """Return flat experience, every leaf `[*features, time * n]`, as n episodes, `[n, *features, time]`."""
+    """Return flat experience, every leaf `[*features, time * n]`, as n episodes, `[n, *features, time]`.
+
+    An episode of a world is that of all its players: `[n, *features, players * time]`.
+    """
 
     def apart(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, episodes), -1, 0)
@@ -206,6 +251,11 @@ def by_episode(experience: Experience, episodes: int) -> Experience:
     return jax.tree.map(apart, experience)
 
 
-def averaged(x: jax.Array, playing: jax.Array | None) -> jax.Array:
-    """Return the mean over samples; those after the end of an episode count as 0."""
-    return x.mean() if playing is None else jnp.where(playing, x, 0.0).mean()
+def averaged(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """Return the mean over samples, each times its weight; those of weight 0 may be any number, such as NaN."""
+    return weighed(x, weight).mean()
+
+
+def weighed(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """Return samples times their weights."""
+    return x if weight is None else jnp.where(weight > 0.0, weight * x, 0.0)

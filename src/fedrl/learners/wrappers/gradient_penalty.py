@@ -51,7 +51,7 @@ def gradient_penalty(learner: Traced[Learner], strength: Traced[NonNegative] = 0
 
     def penalised(state: PyTree, seen: Trajectory) -> tuple[Trajectory, Metrics]:
         scores = squared_scores(learner, policy_of(learner, state), seen.observation, seen.action)
-        return seen._replace(reward=seen.reward - strength * scores), {"squared_score": scores.mean()}
+        return seen._replace(reward=seen.reward - strength * scores), {"squared_score": scores.mean(where=seen.alive)}
 
     def learn(key: Key, state: PyTree, seen: Experience, context: LocalContext) -> tuple[PyTree, Metrics]:
         dearer, measured = penalised(state, seen)
