@@ -14,7 +14,7 @@ a policy is a distribution over actions. With shared parameters both players hav
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from fedrl.core.environment import (
     Discrete,
     Environment,
     Overview,
+    Picture,
     Spaces,
     Timestep,
     Variants,
@@ -36,11 +37,14 @@ from fedrl.core.environment import (
 )
 from fedrl.core.measures import Measure
 from fedrl.core.ranges import Finite
+from fedrl.environments import pictures
 from fedrl.environments.worlds.player_returns import player_returns
 
 CLIMBING = ((11.0, -30.0, 0.0), (-30.0, 7.0, 6.0), (0.0, 0.0, 5.0))
 PENNIES = ((1.0, -1.0), (-1.0, 1.0))
 ROCK_PAPER_SCISSORS = ((0.0, -1.0, 1.0), (1.0, 0.0, -1.0), (-1.0, 1.0, 0.0))
+CELL = 72
+"""Pixels of a cell of a picture."""
 Table = Sequence[Sequence[float]]
 CLAUS_BOUTILIER = "Claus & Boutilier (1998), https://aaai.org/papers/106-aaai98-106"
 
@@ -49,6 +53,13 @@ class MatrixGameParams(NamedTuple):
     """`payoff[player, row, column]`: what each player gets if the first chooses the row and the second the column."""
 
     payoff: jax.Array
+
+
+class MatrixGameState(NamedTuple):
+    """The number of the row and of the column that were chosen, -1 before the play; only the picture shows them."""
+
+    row: jax.Array
+    column: jax.Array
 
 
 @component("environment", reference=CLAUS_BOUTILIER)
@@ -211,16 +222,17 @@ def _game(
     players, actions = 2, params.payoff.shape[-1]
     one = jnp.ones((1, players))
 
-    def reset(noise: jax.Array, params: MatrixGameParams) -> tuple[Timestep, tuple[()]]:
+    def reset(noise: jax.Array, params: MatrixGameParams) -> tuple[Timestep, MatrixGameState]:
         del noise, params
-        return first(one, players), ()
+        return first(one, players), MatrixGameState(jnp.int32(-1), jnp.int32(-1))
 
     def step(
-        noise: tuple[()], params: MatrixGameParams, state: tuple[()], action: jax.Array
-    ) -> tuple[Timestep, tuple[()]]:
-        del noise
+        noise: tuple[()], params: MatrixGameParams, state: MatrixGameState, action: jax.Array
+    ) -> tuple[Timestep, MatrixGameState]:
+        del noise, state
         reward = params.payoff[:, action[0], action[1]]
-        return Timestep(one, reward, jnp.bool_(True), jnp.bool_(False), measured(params, action)), state
+        played = MatrixGameState(action[0], action[1])
+        return Timestep(one, reward, jnp.bool_(True), jnp.bool_(False), measured(params, action)), played
 
     return Environment(
         params,
@@ -231,7 +243,22 @@ def _game(
         step,
         max_steps=1,
         variants=numbers,
+        picture=Picture(_drawn, pause_ms=500),
         measures=measures,
         players=players,
         overview=Overview(Box((1,), 1.0, 1.0), lambda params, state: jnp.ones(1)),
     )
+
+
+def _drawn(state: MatrixGameState, params: MatrixGameParams) -> Any:
+    payoff = np.asarray(params.payoff)
+    size = payoff.shape[-1]
+    picture = pictures.plane(CELL * size, CELL * size, CELL, (0, CELL * size))
+    for row in range(size):
+        for column in range(size):
+            played = (row, column) == (int(state.row), int(state.column))
+            low = (float(column), float(size - row - 1))
+            picture.box(low, (low[0] + 1.0, low[1] + 1.0), pictures.ACCENT if played else pictures.PAPER, pictures.SOFT)
+            paid = ", ".join(f"{float(x):g}" for x in payoff[:, row, column])
+            picture.text((column + 0.5, size - row - 0.5), paid, pictures.PAPER if played else pictures.INK)
+    return picture.finished()
