@@ -167,6 +167,8 @@ def test_a_network_of_other_players_is_refused():
         per_player(mlp(), 2).apply(
             per_player(mlp(), 2).init(jax.random.key(0), climbing().spaces.observation, 1, 1.0), jnp.ones((1, 3))
         )
+    with pytest.raises(ConfigError, match="acts by parameters of 2 players, and gradient_penalty"):
+        gradient_penalty(a2c(climbing(), network=per_player(mlp(), 2)))
     with pytest.raises(ConfigError, match="has parameters of 2 players already"):
         per_player(per_player(mlp(), 2), 3)
 

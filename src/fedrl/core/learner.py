@@ -136,6 +136,8 @@ class Learner:
             depends on episodes, apart from a running rollout, is then computed from such gradients alone. None: it
             adds none.
         reads_overview: Whether its trajectories have to contain the overview of the world.
+        acts_for: The number of players with parameters of their own, so that `act` takes the observations of all of
+            them, player by player. None if a row may be anyone's.
         call: The constructor call that made the learner.
     """
 
@@ -163,6 +165,7 @@ class Learner:
     clips_trajectories: Number | None = None
     noise: Noise | None = None
     reads_overview: bool = False
+    acts_for: int | None = None
     call: Call | None = None
 
 

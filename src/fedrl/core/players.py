@@ -75,26 +75,18 @@ def copies_of(environment: Environment, axis: int | None, num_envs: int) -> Envi
 
     def transition(before: Seen, action: jax.Array, timestep: Timestep) -> Trajectory:
         over = everyone(timestep.terminated, players)
-        if before.alive is None:
-            alive = None
-        else:
+        cut, alive = everyone(timestep.truncated, players), None
+        if before.alive is not None:
             assert timestep.alive is not None
             alive = rows(before.alive, players)
+            # A death is a termination: nothing is earned after it, however the others go on.
             over |= alive & ~rows(timestep.alive, players)
-        # A dead player's value is zero, so that what it leaves behind does not depend on how the others go on.
-        cut = everyone(timestep.truncated, players)
-        return Trajectory(
-            rows(before.observation, players),
-            action,
-            rows(timestep.reward, players),
-            over,
-            cut if alive is None else cut & ~over,
-            rows(timestep.observation, players),
-            alive,
-        )
+            cut &= ~over
+        observation, reached = rows(before.observation, players), rows(timestep.observation, players)
+        return Trajectory(observation, action, rows(timestep.reward, players), over, cut, reached, alive)
 
     above = environment.overview
-    overview = None if above is None else jax.vmap(above.see, (axis, -1), -1)
+    overview = None if above is None else jax.vmap(above.see, (axis, -1), -1, axis_size=num_envs)
     return EnvironmentCopies(reset, step, transition, overview)
 
 

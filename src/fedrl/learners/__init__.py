@@ -1,6 +1,7 @@
 """Learning algorithms of single agents, wrappers around them, and the networks and optimisers they take."""
 
 from fedrl.learners.algorithms.a2c import a2c
+from fedrl.learners.algorithms.mappo import mappo
 from fedrl.learners.algorithms.ppo import ppo
 from fedrl.learners.algorithms.q_table import q_table
 from fedrl.learners.algorithms.reinforce import reinforce
@@ -25,6 +26,7 @@ __all__ = [
     "freeze_except",
     "gradient_penalty",
     "interpolate",
+    "mappo",
     "mixture",
     "mlp",
     "network",

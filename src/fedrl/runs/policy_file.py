@@ -25,7 +25,7 @@ from fedrl.config.coordination import all_act_alike
 from fedrl.config.loading import as_dict
 from fedrl.config.objects import Experiment
 from fedrl.core.component import CATALOGUE
-from fedrl.core.environment import Environment, draw_nothing, first
+from fedrl.core.environment import AnyEnvironment, Box, Environment, Overview, draw_nothing, first
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.learner import Learner
 from fedrl.core.players import players_of
@@ -53,6 +53,7 @@ class PolicyFacts(NamedTuple):
         config_sha256: The digest of the part of the configuration on which training depends.
         imports: Modules that define components of the learner.
         players: The number of players of the world, all of whom the policy acts for; None for a single agent.
+        overview: The shape of the world's overview, which a centralised critic reads; None if it has none.
     """
 
     spaces: GymSpaces
@@ -64,6 +65,7 @@ class PolicyFacts(NamedTuple):
     config_sha256: str = ""
     imports: Sequence[str] = ()
     players: int | None = None
+    overview: Sequence[int] | None = None
 
 
 def facts_of(experiment: Experiment) -> PolicyFacts:
@@ -80,7 +82,14 @@ def facts_of(experiment: Experiment) -> PolicyFacts:
         digest_of(as_dict(experiment.config)),
         list(experiment.config.imports),
         players_of(experiment.environment),
+        _overview_shape(experiment.environment),
     )
+
+
+def _overview_shape(environment: AnyEnvironment) -> Sequence[int] | None:
+    if not isinstance(environment, Environment) or environment.overview is None:
+        return None
+    return list(environment.overview.space.shape)
 
 
 def digest_of(config: Mapping[str, Any]) -> str:
@@ -95,9 +104,8 @@ def digest_of(config: Mapping[str, Any]) -> str:
 def metadata_of(facts: PolicyFacts) -> dict[str, str]:
     """Return the facts as metadata of a safetensors file."""
     observation, action = map(space_table, facts.spaces)
-    rest = {name: value for name, value in facts._asdict().items() if name != "spaces"}
-    if facts.players is None:
-        del rest["players"]
+    of_worlds = {name for name in ("players", "overview") if getattr(facts, name) is None}
+    rest = {name: value for name, value in facts._asdict().items() if name not in {"spaces", *of_worlds}}
     text = {"format": FORMAT, "observation": observation, "action": action, **rest}
     return {KEY: json.dumps(text, sort_keys=True)}
 
@@ -151,7 +159,7 @@ class PolicyFile:
             )
         with self._reading():
             spaces = GymSpaces(space_of(told["observation"]), space_of(told["action"]))
-            rest = {"imports": [], "players": None, **told}
+            rest = {"imports": [], "players": None, "overview": None, **told}
             return PolicyFacts(spaces, *(rest[name] for name in PolicyFacts._fields[1:]))
 
     def _reading(self) -> Any:
@@ -240,8 +248,11 @@ def learner_of(facts: PolicyFacts) -> Learner:
             "or give an environment."
         )
 
+    # Acting needs no overview, but the parameters of a critic have its shape.
+    shape = None if facts.overview is None else tuple(facts.overview)
+    above = None if shape is None else Overview(Box(shape), lambda params, state: jnp.zeros(shape))
     environment = Environment(
-        _Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps, players=players
+        _Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps, players=players, overview=above
     )
     catalogue.fill()
     table = _without_unknown_optimizers(facts.learner)

@@ -21,7 +21,7 @@ from fedrl.core.hyperparameters import Number, is_zero
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params
-from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode, weighed
+from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode, value_of, weighed
 from fedrl.learners.parts.losses import clipped_surrogate
 from fedrl.learners.parts.minibatches import minibatches, pack, shuffled
 from fedrl.learners.parts.networks import Network, mlp
@@ -87,8 +87,43 @@ def ppo(
         ConfigError: A count is below one, `num_minibatches` does not divide the number of samples, or with
             `trajectory_clip` the number of environment copies, or there is noise without a clip.
     """
-    _check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip)
+    check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip)
     how = per_trajectory(trajectory_clip, noise_multiplier, num_envs // num_minibatches, num_epochs)
+    return ppo_learner(
+        environment,
+        network,
+        None,
+        optimizer,
+        num_envs,
+        num_steps,
+        num_epochs,
+        num_minibatches,
+        gamma,
+        gae_lambda,
+        clip,
+        value_coef,
+        entropy_coef,
+        how,
+    )
+
+
+def ppo_learner(
+    environment: AnyEnvironment,
+    network: Network,
+    critic: Network | None,
+    optimizer: optax.GradientTransformation,
+    num_envs: int,
+    num_steps: int,
+    num_epochs: int,
+    num_minibatches: int,
+    gamma: Number,
+    gae_lambda: Number,
+    clip: Number,
+    value_coef: Number,
+    entropy_coef: Number,
+    how: PerTrajectory | None = None,
+) -> Learner:
+    """Build the learner of `ppo`, or of `mappo` with a critic that reads the overview."""
 
     def cost_of(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         # Normalised over a minibatch, the advantages of one episode would depend on all others in it.
@@ -134,6 +169,7 @@ def ppo(
         gamma=gamma,
         gae_lambda=gae_lambda,
         how=how,
+        critic=critic,
     )
 
 
@@ -152,7 +188,7 @@ def loss(
     With `alike`, advantages are normalised over the batch. Samples of weight 0 count as 0.
     """
     outputs = policy.outputs(params["actor"], batch.observation)
-    value = critic.apply(params["critic"], batch.observation)[0]
+    value = value_of(critic, params, batch.observation, batch.overview)
     change = policy.log_prob(outputs, batch.action) - batch.log_prob
     # Where the weight is 0, a ratio that overflows would make NaN of an advantage of 0.
     ratio = jnp.exp(change if batch.weight is None else jnp.where(batch.weight > 0.0, change, 0.0))
@@ -197,7 +233,14 @@ def _improved_by_episode(
     return params, memory, jax.tree.map(jnp.mean, metrics)
 
 
-def _check_minibatches(num_envs: int, num_steps: int, num_minibatches: int, trajectory_clip: Number | None) -> None:
+def check_minibatches(
+    num_envs: int, num_steps: int, num_minibatches: int, trajectory_clip: Number | None = None
+) -> None:
+    """Refuse minibatches into which the samples of an iteration can't be dealt.
+
+    Raises:
+        ConfigError: The number does not divide that of the samples, or with a clip that of the environment copies.
+    """
     if num_envs * num_steps % num_minibatches:
         raise ConfigError(
             f"num_minibatches is {num_minibatches}, which does not divide the {num_envs * num_steps} samples of an "

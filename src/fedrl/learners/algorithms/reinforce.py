@@ -166,6 +166,7 @@ def reinforce(
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS} | ({} if how is None else MEASURES),
         gamma=gamma,
+        acts_for=network.players,
         **privacy_facts(how),
     )
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.environment import AnyEnvironment
+from fedrl.core.environment import AnyEnvironment, Environment, Overview
+from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
@@ -60,6 +61,8 @@ class Experience(NamedTuple):
     `weight` is the weight of each sample in a mean over all of them, None if all count alike: 0 after the end of an
     episode, where each copy plays one whole episode, and after the death of a player. The weights of the living have
     the mean 1 over an iteration. Advantages are 0 where the weight is.
+
+    `overview` is what a centralised critic reads, `[features, samples of one player]`; None if it reads observations.
     """
 
     observation: jax.Array
@@ -68,6 +71,7 @@ class Experience(NamedTuple):
     advantage: jax.Array
     target: jax.Array
     weight: jax.Array | None = None
+    overview: jax.Array | None = None
 
 
 Improve = Callable[
@@ -89,40 +93,44 @@ def actor_critic(
     gamma: Number,
     gae_lambda: Number,
     how: PerTrajectory | None = None,
+    critic: Network | None = None,
 ) -> Learner:
     """Build an actor-critic from its algorithm: `improve` trains on one batch of experience.
 
     `slope` is the gradient on one batch, for algorithms that have a single one; the rest is as for `a2c`. With `how`,
-    each iteration plays one whole episode in each environment copy, of at most `num_steps` steps.
+    each iteration plays one whole episode in each environment copy, of at most `num_steps` steps. With `critic`, this
+    network reads the overview of the world and has an output for each player; `how` is then None.
     """
     check_players(environment, network.players)
+    whole = None if critic is None else overview_of(environment)
+    judge = network if critic is None else critic
     policy, players = policy_for(environment.spaces, network), players_of(environment)
     length = num_steps if how is None else min(num_steps, environment.max_steps)
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
         for_actor, for_critic, for_position = jax.random.split(key, 3)
-        critic = network.init(for_critic, environment.spaces.observation, 1, 1.0)
-        params = {"actor": policy.init(for_actor), "critic": critic}
+        read, outputs = (environment.spaces.observation, 1) if whole is None else (whole.space, players or 1)
+        params = {"actor": policy.init(for_actor), "critic": judge.init(for_critic, read, outputs, 1.0)}
         position = start(for_position, environment, env_params, num_envs) if how is None else ()
         return ActorCriticState(params, optimizer.init(params), position, env_params)
 
     def evaluate(params: Params, seen: Trajectory) -> Experience:
         # Of whole episodes, what comes after the end of each is to be ignored.
         seen, playing, _ = (seen, None, None) if how is None else first_episodes(seen)
-        return evaluated(policy, network, params, seen, playing, gamma, gae_lambda, players)
+        return evaluated(policy, judge, params, seen, playing, gamma, gae_lambda, players)
 
     def learn(
         key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext
     ) -> tuple[ActorCriticState, Metrics]:
         experience = evaluate(state.params, seen)
-        params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, context)
+        params, memory, metrics = improve(policy, judge, key, state.params, state.optimizer, experience, context)
         return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
     def gradient(key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
         del key
         assert slope is not None
         experience = evaluate(state.params, seen)
-        direction, metrics = slope(policy, network, state.params, experience, context)
+        direction, metrics = slope(policy, judge, state.params, experience, context)
         return direction, metrics | explained_variance(experience)
 
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
@@ -132,7 +140,9 @@ def actor_critic(
             played, counts = episodes(key, environment, state.env_params, sampler, num_envs, length)
             return played.trajectory, state, counts
         assert isinstance(state.position, Position)
-        seen, position, counts = roll_out(key, environment, state.env_params, sampler, num_steps, state.position)
+        seen, position, counts = roll_out(
+            key, environment, state.env_params, sampler, num_steps, state.position, overview=whole is not None
+        )
         return seen, state._replace(position=position), counts
 
     act = act_with(policy)
@@ -152,13 +162,15 @@ def actor_critic(
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS, "explained_variance": EXPLAINED} | ({} if how is None else MEASURES),
         gamma=gamma,
+        reads_overview=whole is not None,
+        acts_for=network.players,
         **privacy_facts(how),
     )
 
 
 def evaluated(
     policy: Policy,
-    network: Network,
+    critic: Network,
     params: Params,
     seen: Trajectory,
     playing: jax.Array | None,
@@ -171,7 +183,8 @@ def evaluated(
         flat(x, players) for x in (seen.observation, seen.action, seen.next_observation)
     )
     outputs = policy.outputs(params["actor"], observation)
-    here, there = (network.apply(params["critic"], x)[0] for x in (observation, next_observation))
+    above, beyond = (None if x is None else flat(x) for x in (seen.overview, seen.next_overview))
+    here, there = (value_of(critic, params, x, y) for x, y in ((observation, above), (next_observation, beyond)))
     ahead = advantages(
         seen.reward,
         by_time(here, seen.reward, players),
@@ -184,7 +197,30 @@ def evaluated(
     advantage, weight = flat(ahead, players), weights(seen.alive, playing, players)
     if weight is not None:
         advantage = jnp.where(weight > 0.0, advantage, 0.0)
-    return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here, weight)
+    log_prob = policy.log_prob(outputs, action)
+    return Experience(observation, action, log_prob, advantage, advantage + here, weight, above)
+
+
+def value_of(critic: Network, params: Params, observation: jax.Array, overview: jax.Array | None) -> jax.Array:
+    """Return the critic's value of each sample, from its observation or, for all players at once, the overview."""
+    if overview is None:
+        return critic.apply(params["critic"], observation)[0]
+    # An output for each player: in this order, player by player, they are those of the samples.
+    return critic.apply(params["critic"], overview).reshape(-1)
+
+
+def overview_of(environment: AnyEnvironment) -> Overview:
+    """Return what an observer of the whole world sees.
+
+    Raises:
+        ConfigError: The environment has no overview.
+    """
+    if not isinstance(environment, Environment) or environment.overview is None:
+        raise ConfigError(
+            f"{environment!r} has no overview, which a centralised critic reads. Use an environment with one, such as "
+            "navigation(), or a learner whose critic reads observations, such as ppo."
+        )
+    return environment.overview
 
 
 def weights(alive: jax.Array | None, playing: jax.Array | None, players: int | None) -> jax.Array | None:

@@ -115,8 +115,8 @@ def per_player(network: Network = mlp(), players: Count = 2) -> Network:
         count = observation.shape[-1]
         if count % players:
             raise ConfigError(
-                f"{count} observations came, and each of {players} players acts on its own by parameters of its own, "
-                "so there have to be equally many of each. Pass those of all players, player by player."
+                f"{count} observations came, and each of {players} players acts by parameters of its own, so that it "
+                "has to be known whose they are. Give those of all players at once, player by player."
             )
         dealt = observation.reshape(*observation.shape[:-1], players, -1)
         outputs = jax.vmap(network.apply, (0, -2), -2)(params, dealt)

@@ -106,6 +106,11 @@ def _check(learner: Learner) -> None:
             f"{written(learner)} takes no trajectory, and gradient_penalty changes the rewards of one. Use a learner "
             "that collects experience."
         )
+    if learner.acts_for is not None:
+        raise ConfigError(
+            f"{written(learner)} acts by parameters of {learner.acts_for} players, and gradient_penalty differentiates "
+            "the policy at one observation, which does not say whose it is. Use a network that all players share."
+        )
     if not _has_gradient(learner):
         raise ConfigError(
             f"The policy of {written(learner)} has no gradient: its probabilities do not change with small changes of "

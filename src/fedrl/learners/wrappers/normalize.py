@@ -166,6 +166,7 @@ def normalize(
         gamma=learner.gamma,
         personalised=learner.personalised,
         reads_overview=learner.reads_overview,
+        acts_for=learner.acts_for,
     )
 
 
