@@ -13,6 +13,7 @@ from fedrl.core.learner import Learner, iterate
 from fedrl.core.types import LocalContext
 from fedrl.environments import cartpole, climbing, navigation, stag_hunt
 from fedrl.learners import a2c, adam, mappo, mlp, per_player, ppo
+from fedrl.learners.parts.actor_critic import value_of
 from fedrl.runs.evaluate import greedy_returns
 from tests.support.worlds import LENGTH, mortal
 
@@ -125,3 +126,9 @@ def test_a_centralised_critic_needs_an_overview_and_one_network():
         mappo(cartpole())
     with pytest.raises(ConfigError, match="critic has parameters of 2 players, and it reads one overview"):
         mappo(climbing(), critic=OWN)
+
+
+def test_the_outputs_of_a_centralised_critic_are_the_values_of_each_players_rows():
+    params = {"critic": ({"weight": jnp.zeros((3, 2)), "bias": jnp.arange(3.0)},)}
+    found = value_of(mlp(hidden=[]), params, jnp.zeros((5, 12)), jnp.ones((2, 4)))
+    np.testing.assert_array_equal(found, np.repeat([0.0, 1.0, 2.0], 4))
