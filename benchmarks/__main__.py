@@ -16,6 +16,7 @@ ALL = (
     "peers",
     "scale",
     "small",
+    "worlds",
     "machinery",
     "events",
     "restart",

@@ -1,4 +1,4 @@
-"""Golden hashes: what fifteen small federations come to in two commits, computed on one machine and compared.
+"""Golden hashes: what seventeen small federations come to in two commits, computed on one machine and compared.
 
     commit --git worktree--> its src --a process of its own--> parameters of every case --> hashes, compared
 
@@ -217,6 +217,21 @@ federation.agents = 4
 federation.local_steps = 2
 federation.aggregator = "median"
 federation.stages = ["weight_by_signal"]
+""",
+    # players of a world, each with parameters of its own, and a critic of the whole world
+    "worlds": f"""
+environment = {{ name = "navigation", max_steps = 16 }}
+fleet.damping = {{ range = [0.2, 0.3] }}
+federation.agents = 4
+
+[learner]
+name = "mappo"
+network = {{ name = "per_player", network = {SMALL}, players = 3 }}
+critic = {SMALL}
+num_envs = 2
+num_steps = 16
+num_epochs = 2
+num_minibatches = 2
 """,
 }
 ROUNDS = 6

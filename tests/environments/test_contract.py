@@ -25,8 +25,13 @@ EXAMPLES = {
     "tabular": {"transition": [[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.2, 0.8]]], "reward": [[0, 1], [2, 3]]},
 }
 OTHERS = {
+    "foraging": {"players": 3, "foods": 1, "size": 4},
     "gridworld": {"layout": "..#\n#.G", "max_steps": 7},
+    "navigation": {"players": 2},
+    "penalty": {"penalty": -10.0},
+    "pursuit": {"players": 3, "size": 4},
     "random_mdp": {"kappa": 0.5, "agent": 1},
+    "stag_hunt": {"hare": 2.0},
     "windy_cliff": {"theta": 1.0, "width": 3},
 }
 FOLKLORE = {"tabular"}
@@ -61,6 +66,11 @@ def program(name, axis):
     return jax.jit(walk)
 
 
+def players(environment):
+    """The axis of the players, the last one of what belongs to each of them; none for a single agent."""
+    return () if environment.players is None else (environment.players,)
+
+
 def own_params(environment):
     return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], INSTANCES, axis=0), environment.params)
 
@@ -73,7 +83,7 @@ def inputs(name, seed=0):
     for_reset = environment.draw_reset(jax.random.fold_in(key, 0), (INSTANCES,))
     for_step = environment.draw_step(jax.random.fold_in(key, 1), (steps, INSTANCES))
     for_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, 0), for_step)
-    shape = (steps, *space.shape, INSTANCES)
+    shape = (steps, *space.shape, *players(environment), INSTANCES)
     generator = np.random.default_rng(seed)
     if isinstance(space, Discrete):
         return for_reset, for_step, jnp.asarray(generator.integers(0, space.n, shape), jnp.int32)
@@ -96,17 +106,29 @@ class TestEnvironment:
         environment = built(name)
         for_reset = environment.draw_reset(jax.random.key(0), ())
         for_step = environment.draw_step(jax.random.key(1), ())
-        action = jnp.zeros(environment.spaces.action.shape, environment.spaces.action.dtype)
+        each, action = players(environment), environment.spaces.action
+        action = jnp.zeros((*action.shape, *each), action.dtype)
         opening, state = jax.eval_shape(environment.reset, for_reset, environment.params)
         timestep, after = jax.eval_shape(environment.step, for_step, environment.params, state, action)
         assert type(opening) is type(timestep) is Timestep
         seen = environment.spaces.observation
         for shown in (opening, timestep):
-            assert kind(shown.observation) == (seen.shape, seen.dtype, False)
-            assert kind(shown.reward) == ((), jnp.float32, False)
+            assert kind(shown.observation) == ((*seen.shape, *each), seen.dtype, False)
+            assert kind(shown.reward) == (each, jnp.float32, False)
+            assert shown.alive is None or kind(shown.alive) == (each, jnp.bool_, False)
             assert kind(shown.terminated) == kind(shown.truncated) == ((), jnp.bool_, False)
         assert jax.tree.map(kind, after) == jax.tree.map(kind, state)
         assert jax.tree.structure(after) == jax.tree.structure(state)
+
+    def test_an_overview_is_in_the_space_it_declares(self, name):
+        environment = built(name)
+        if environment.overview is None:
+            return
+        space = environment.overview.space
+        _, state = environment.reset(environment.draw_reset(jax.random.key(0), ()), environment.params)
+        seen = environment.overview.see(environment.params, state)
+        assert kind(seen) == (space.shape, jnp.float32, False)
+        assert ((seen >= space.low) & (seen <= space.high)).all()
 
     def test_its_functions_take_their_arguments_in_the_one_order(self, name):
         assert misplaced(built(name)) == []
@@ -144,6 +166,7 @@ class TestEnvironment:
     def test_no_episode_opens_with_a_reward_or_an_end(self, name):
         opening, _ = walked(name)
         assert not opening.reward.any()
+        assert opening.alive is None or opening.alive.all()
         assert not (opening.terminated | opening.truncated).any()
 
     def test_observations_stay_in_their_space_whatever_is_done(self, name):
@@ -183,4 +206,4 @@ class TestEnvironment:
 
 
 def test_the_catalogue_is_covered():
-    assert {"cartpole", "gridworld", "lqr", "probe_match", "tabular"} <= set(PURE)
+    assert {"cartpole", "gridworld", "lqr", "navigation", "probe_match", "tabular"} <= set(PURE)

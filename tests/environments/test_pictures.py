@@ -21,7 +21,10 @@ from fedrl.environments.probes import ProbeState
 from fedrl.environments.tabular.gridworld import GridworldState
 from fedrl.environments.tabular.model import TabularState
 from fedrl.environments.time_limit import Timed
-from tests.environments.test_contract import PURE, built
+from fedrl.environments.worlds.matrix_games import CELL, MatrixGameState
+from fedrl.environments.worlds.navigation import UNIT, NavigationState
+from fedrl.environments.worlds.pursuit import PursuitState
+from tests.environments.test_contract import PURE, built, players
 
 
 def drawn(environment: Environment, state: Any, **changes: float) -> np.ndarray:
@@ -55,7 +58,7 @@ def test_every_environment_has_a_picture_of_its_first_state_and_the_next(name):
     environment = built(name)
     key = jax.random.key(0)
     _, state = environment.reset(environment.draw_reset(key, ()), environment.params)
-    action = jnp.zeros(environment.spaces.action.shape, environment.spaces.action.dtype)
+    action = jnp.zeros((*environment.spaces.action.shape, *players(environment)), environment.spaces.action.dtype)
     later = environment.step(environment.draw_step(key, ()), environment.params, state, action)[1]
     for each in (state, later):
         image = environment.picture.frame(each, environment.params)
@@ -184,3 +187,23 @@ def test_the_states_of_a_finite_process_are_on_a_circle_with_lines_to_where_acti
 def test_a_probe_shows_its_observation_on_a_line(shown, column):
     image = drawn(fedrl.environments.probe_observation(), ProbeState(shown))
     assert middle(image, ACCENT) == pytest.approx([column, 40], abs=1)
+
+
+def test_a_matrix_game_marks_the_cell_that_was_played():
+    game = environments.climbing()
+    for row, column in ((0, 2), (1, 1)):
+        image = np.asarray(game.picture.frame(MatrixGameState(row, column), game.params))
+        np.testing.assert_allclose(middle(image, ACCENT) / CELL - 0.5, [column, row], atol=0.1)
+
+
+def test_players_and_what_they_look_for_are_where_they_should_be():
+    hunt = environments.pursuit(players=2, size=5)
+    state = PursuitState(np.array([[1, 1], [3, 3]]), np.array([4, 0]))
+    image = drawn(hunt, state)
+    np.testing.assert_allclose(middle(image, BLUE) / TILE, [1.5, 5 - 3.5], atol=0.05)
+    np.testing.assert_allclose(middle(image, ACCENT) / TILE, [4.5, 5 - 0.5], atol=0.05)
+    plane = environments.navigation(players=1)
+    image = drawn(plane, NavigationState(np.array([[0.5], [0.2]]), np.zeros((2, 1)), np.array([[-0.8], [0.0]])))
+    centre = np.array(image.shape[1::-1]) / 2
+    np.testing.assert_allclose((middle(image, BLUE) - centre) / UNIT, [0.5, -0.2], atol=0.02)
+    np.testing.assert_allclose((middle(image, ACCENT) - centre) / UNIT, [-0.8, 0.0], atol=0.02)

@@ -12,8 +12,9 @@ import fedrl.learners
 from fedrl.core.component import CATALOGUE, cite
 from fedrl.core.environment import Discrete
 from fedrl.core.learner import Learner, Trajectory, follows_corrections, iterate, policy_of
+from fedrl.core.players import rows_of
 from fedrl.core.types import LocalContext
-from fedrl.environments import probe_match, random_mdp
+from fedrl.environments import climbing, probe_match, random_mdp
 from fedrl.learners import (
     a2c,
     accept_if_better,
@@ -24,6 +25,7 @@ from fedrl.learners import (
     freeze_except,
     gradient_penalty,
     interpolate,
+    mappo,
     mlp,
     normalize,
     personal,
@@ -45,6 +47,9 @@ def small(optimizer=PULLED):
     wider = {**options, "network": with_embedding(mlp((4,)), size=2)}
     return {
         "ppo": lambda env: ppo(env, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, **options),
+        "mappo": lambda env: mappo(
+            env, critic=mlp((4,)), num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, **options
+        ),
         "a2c": lambda env: a2c(env, num_envs=2, num_steps=4, **options),
         "reinforce": lambda env: reinforce(env, episodes_per_step=2, **options),
         "reinforce, value": lambda env: reinforce(env, baseline="value", episodes_per_step=2, horizon=3, **options),
@@ -91,7 +96,7 @@ def hint_for(learner, state, shift=0.0):
 
 @pytest.fixture(scope="module", params=LEARNERS)
 def case(request):
-    env = random_mdp(3, 2) if request.param.startswith("q_table") else probe_match()
+    env = {"q_table": random_mdp(3, 2), "mappo": climbing()}.get(request.param.partition(",")[0], probe_match())
     learner = LEARNERS[request.param](env)
     update = jax.jit(jax.vmap(functools.partial(iterate, learner)))
     key = jax.random.split(jax.random.key(0), AGENTS)
@@ -229,7 +234,7 @@ def test_an_iteration_counts_its_samples(case):
     learner = case.learner
     assert learner.samples >= 1
     if learner.horizon:
-        assert learner.samples == learner.horizon * learner.num_envs
+        assert learner.samples == learner.horizon * rows_of(learner.environment, learner.num_envs)
 
 
 def test_experience_gathered_elsewhere_is_learned_from(case):
@@ -237,10 +242,13 @@ def test_experience_gathered_elsewhere_is_learned_from(case):
     if not learner.horizon:
         assert learner.num_envs == 0
         return
-    time, one = (learner.horizon,), (learner.num_envs,)
+    time, one = (learner.horizon,), (rows_of(learner.environment, learner.num_envs),)
     shown = jnp.zeros((*time, *observation.shape, *one), observation.dtype)
     done = jnp.zeros((*time, *one), bool)
     seen = Trajectory(shown, jnp.zeros((*time, *action.shape, *one), action.dtype), 1.0 + done, done, done, shown)
+    if learner.reads_overview:
+        above = jnp.zeros((*time, *learner.environment.overview.space.shape, learner.num_envs))
+        seen = seen._replace(overview=above, next_overview=above)
     state, context = jax.tree.map(lambda leaf: leaf[0], (case.state, case.context))
     after, metrics = jax.eval_shape(learner.learn, jax.random.key(0), state, seen, context)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
@@ -281,6 +289,7 @@ def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, hal
     wraps_or_takes_many = case.name in (
         "ppo",
         "ppo, by episode",
+        "mappo",
         "personal",
         "interpolate",
         "apfl",

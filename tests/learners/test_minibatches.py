@@ -42,9 +42,21 @@ def test_minibatches_deal_out_every_row_once():
 
 def test_packing_keeps_shapes_types_and_values():
     batch = {"x": jnp.arange(12.0).reshape(2, 3, 2), "n": jnp.array([7, 2**24 - 1]), "flag": jnp.array([True, False])}
-    rows, unpack = pack(batch)
+    rows, unpack = pack(batch, 2)
     assert rows.shape == (2, 8)
     back = unpack(rows.T)
     for name, leaf in batch.items():
         assert back[name].dtype == leaf.dtype
         np.testing.assert_array_equal(back[name], leaf)
+
+
+def test_a_minibatch_of_a_world_has_all_players_of_its_steps_player_by_player():
+    samples, players = 8, 3
+    step, player = jnp.tile(jnp.arange(samples), players), jnp.repeat(jnp.arange(players), samples)
+    batch = {"step": step, "player": player, "whole": 10 * jnp.arange(samples)[None]}
+    rows, unpack = pack(batch, samples)
+    for block in minibatches(jax.random.key(3), rows, 2):
+        found = unpack(block)
+        np.testing.assert_array_equal(found["player"], np.repeat(np.arange(players), 4))
+        np.testing.assert_array_equal(found["step"].reshape(players, 4), np.tile(found["whole"][0] // 10, (players, 1)))
+        assert len(set(found["step"].tolist())) == 4

@@ -81,7 +81,9 @@ def trajectory(reward_scale: float = 1.0, seed: int = 0) -> Trajectory:
 def alone(seen: Trajectory, i: int) -> SimpleNamespace:
     """The episode of one copy, cut after its end, as NumPy arrays `[length, 1]`."""
     length = 1 + ENDS[i][0] if i in ENDS else TIME
-    return SimpleNamespace(**{name: np.asarray(x)[:length, i : i + 1] for name, x in seen._asdict().items()})
+    return SimpleNamespace(
+        **{name: np.asarray(x)[:length, i : i + 1] for name, x in seen._asdict().items() if x is not None}
+    )
 
 
 def scaled(gradient, clip: float):

@@ -9,6 +9,9 @@ An environment never resets itself. The rollout (`fedrl.learners.parts.rollout`)
 observation of an episode is kept, and termination and truncation remain distinct.
 
 An environment that cannot be part of a compiled program, such as one of Gymnasium, is a `HostEnvironment`.
+
+A world is an environment with several players, each of whom observes, acts and is rewarded: their axis is the last one
+of these arrays. Its episodes begin and end for all players at once; a player may die before (`Timestep.alive`).
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ State: TypeAlias = PyTree
 class Timestep(NamedTuple):
     """The outcome of one step or reset of one environment copy.
 
+    In a world, `observation` is `[*features, players]`, and `reward` and `alive` are `[players]`.
+
     Attributes:
         observation: The observation of the state reached, before any reset.
         reward: Scalar float32; the reward of the transition (0 at a reset).
@@ -42,6 +47,9 @@ class Timestep(NamedTuple):
         truncated: Scalar bool; whether the episode was cut off, so that a learner bootstraps from `observation`.
         measures: The quantities from which `Environment.measures` are computed, keyed by name, each a scalar of the
             transition.
+        alive: Bool; which players of a world are alive after the step, all of them at a reset. What a player observes
+            and is rewarded after its death is ignored. A world whose players are all dead has to terminate. None if no
+            player ever dies.
     """
 
     observation: jax.Array
@@ -49,6 +57,7 @@ class Timestep(NamedTuple):
     terminated: jax.Array
     truncated: jax.Array
     measures: Mapping[str, jax.Array] = {}
+    alive: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ Space: TypeAlias = Discrete | Box
 
 
 class Spaces(NamedTuple):
-    """The spaces of an environment's observations and actions."""
+    """The spaces of an environment's observations and actions; in a world, of those of each player."""
 
     observation: Space
     action: Space
@@ -104,6 +113,18 @@ class Picture(NamedTuple):
 
     frame: Callable[[State, PyTree], Any]
     pause_ms: int
+
+
+class Overview(NamedTuple):
+    """What an observer of a whole world sees. Only training may read it: no policy is ever given it.
+
+    Attributes:
+        space: The space of what it sees.
+        see: `(params, state) -> [features]`.
+    """
+
+    space: Box
+    see: Callable[[PyTree, State], jax.Array]
 
 
 class Variants(NamedTuple):
@@ -138,6 +159,9 @@ class Environment:
         picture: The renderer, if there is one.
         measures: The measures besides the return, keyed by name: see `fedrl.core.measures`.
         bounds: The range of each parameter that a fleet may set; none for one that may be any finite number.
+        players: The number of players of a world; `step` then takes the action of each, `[*action, players]`. None for
+            a single agent.
+        overview: What an observer of the whole world sees, if training may read that.
         call: The constructor call that made the environment.
     """
 
@@ -153,6 +177,8 @@ class Environment:
     picture: Picture | None = None
     measures: Measures = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    players: int | None = None
+    overview: Overview | None = None
     call: Call | None = None
 
 
@@ -223,6 +249,7 @@ def draw_uniform(count: int) -> Callable[[Key, tuple[int, ...]], Noise]:
     return lambda key, batch: jax.random.uniform(key, (count, *batch))
 
 
-def first(observation: jax.Array) -> Timestep:
-    """Return the timestep that begins an episode: reward 0, neither terminated nor truncated."""
-    return Timestep(observation, jnp.float32(0.0), jnp.bool_(False), jnp.bool_(False))
+def first(observation: jax.Array, players: int | None = None) -> Timestep:
+    """Return the timestep that begins an episode: reward 0, of each player in a world; neither of the ends."""
+    reward = jnp.float32(0.0) if players is None else jnp.zeros(players)
+    return Timestep(observation, reward, jnp.bool_(False), jnp.bool_(False))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
 from fedrl.core.double import Double
-from fedrl.core.environment import AnyEnvironment, HostEnvironment, Space
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Space
 from fedrl.core.errors import UnsoundError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.measures import RETURN, Measure, Measures
@@ -32,6 +32,9 @@ Experience = PyTree
 class Trajectory(NamedTuple):
     """The transitions of a batch of environment copies; every leaf has shape `[time, *features, num_envs]`.
 
+    In a world, every player of every copy has a row of its own on the last axis (`fedrl.core.players`); the end of an
+    episode is that of all players, and the death of a player is a termination of its own.
+
     Attributes:
         observation: The observations that the policy acted on.
         action: The actions taken.
@@ -39,6 +42,10 @@ class Trajectory(NamedTuple):
         terminated: Bool; whether the transition ended the episode.
         truncated: Bool; whether the transition was the last one before the episode was cut off.
         next_observation: The observations reached, before any reset.
+        alive: Bool; whether the player was alive before the step. The other rows count for nothing. None if no player
+            ever dies.
+        overview: What an observer of the whole world saw before the step, one row per copy; None unless asked for.
+        next_overview: What it saw after the step, before any reset.
     """
 
     observation: jax.Array
@@ -47,6 +54,9 @@ class Trajectory(NamedTuple):
     terminated: jax.Array
     truncated: jax.Array
     next_observation: jax.Array
+    alive: jax.Array | None = None
+    overview: jax.Array | None = None
+    next_overview: jax.Array | None = None
 
 
 class Statistics(NamedTuple):
@@ -125,6 +135,9 @@ class Learner:
             price, for one episode, of one local iteration; `unit` is "trajectory". Whatever of the learner's state
             depends on episodes, apart from a running rollout, is then computed from such gradients alone. None: it
             adds none.
+        reads_overview: Whether its trajectories have to contain the overview of the world.
+        acts_for: The number of players with parameters of their own, so that `act` takes the observations of all of
+            them, player by player. None if a row may be anyone's.
         call: The constructor call that made the learner.
     """
 
@@ -151,6 +164,8 @@ class Learner:
     personalised: tuple[str, ...] = ()
     clips_trajectories: Number | None = None
     noise: Noise | None = None
+    reads_overview: bool = False
+    acts_for: int | None = None
     call: Call | None = None
 
 
@@ -257,10 +272,12 @@ def draws_noise(learner: Learner) -> bool:
 
 def _reads(learner: Learner, entry: str, of_gradient: bool = False) -> bool:
     """Return whether the traced program of `learn`, or of `gradient`, takes an entry of its context as an input."""
+    # A world's trajectory has as many rows as players, and perhaps an overview: its learner collects it itself.
+    in_world = isinstance(learner.environment, Environment) and learner.environment.players is not None
 
     def begun(key: Key) -> tuple[PyTree, Params, Experience]:
         state = learner.init(key, learner.environment.params)
-        gathered = learner.collect(key, state)[0] if learner.horizon < 1 else _blank(learner)
+        gathered = _blank(learner) if learner.horizon and not in_world else learner.collect(key, state)[0]
         return state, learner.params(state), gathered
 
     key = jax.random.key(0)

@@ -22,10 +22,11 @@ class Position(NamedTuple):
 
     Attributes:
         state: The states.
-        observation: The current observations.
-        returned: Float32 `[num_envs]`; the returns of the running episodes so far.
+        observation: The current observations; in a world, of all players: `[*features, players, num_envs]`.
+        returned: Float32 `[num_envs]`; the returns of the running episodes so far, in a world the mean over players.
         length: Int32 `[num_envs]`; the lengths of the running episodes in steps.
         measured: The running sums of measures per episode, keyed by name.
+        alive: Bool `[players, num_envs]`; the players of a world that are alive. None if no player ever dies.
     """
 
     state: State
@@ -33,6 +34,7 @@ class Position(NamedTuple):
     returned: jax.Array
     length: jax.Array
     measured: Mapping[str, jax.Array] = {}
+    alive: jax.Array | None = None
 
 
 def deal(environment: AnyEnvironment, env_params: PyTree, num_envs: int) -> tuple[PyTree, int | None]:
@@ -53,7 +55,8 @@ def start(key: Key, environment: AnyEnvironment, env_params: PyTree, num_envs: i
     noise = environment.draw_reset(key, (num_envs,))
     timestep, state = jax.vmap(environment.reset, (-1, axis), -1, axis_size=num_envs)(noise, params)
     measured = {name: jnp.zeros(num_envs) for name in counting(environment.measures).summed}
-    return Position(state, timestep.observation, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32), measured)
+    lengths = jnp.zeros(num_envs, jnp.int32)
+    return Position(state, timestep.observation, jnp.zeros(num_envs), lengths, measured, timestep.alive)
 
 
 def mended(key: Key, environment: AnyEnvironment, env_params: PyTree, position: Position) -> Position:

@@ -22,13 +22,28 @@ from fedrl.environments.tabular.planning import greedy, model_of, optimal_q, pol
 from fedrl.environments.tabular.random_mdp import random_mdp, random_mdps
 from fedrl.environments.tabular.windy_cliff import windy_cliff, windy_cliffs
 from fedrl.environments.time_limit import time_limit
+from fedrl.environments.worlds.foraging import foraging
+from fedrl.environments.worlds.matrix_games import (
+    climbing,
+    exploitability,
+    matching_pennies,
+    penalty,
+    rock_paper_scissors,
+    stag_hunt,
+)
+from fedrl.environments.worlds.navigation import navigation
+from fedrl.environments.worlds.player_returns import player_returns
+from fedrl.environments.worlds.pursuit import pursuit
 
 __all__ = [
     "TabularParams",
     "acrobot",
     "cartpole",
+    "climbing",
     "distances_from_mean",
+    "exploitability",
     "fleet",
+    "foraging",
     "greedy",
     "gridworld",
     "held_out",
@@ -36,11 +51,15 @@ __all__ = [
     "lqr_optimum",
     "lqr_policy",
     "lqr_return",
+    "matching_pennies",
     "model_of",
     "mountain_car",
     "mountain_car_continuous",
+    "navigation",
     "optimal_q",
+    "penalty",
     "pendulum",
+    "player_returns",
     "policy_return",
     "policy_value",
     "probe_action",
@@ -50,8 +69,11 @@ __all__ = [
     "probe_observation",
     "probe_target",
     "probe_truncation",
+    "pursuit",
     "random_mdp",
     "random_mdps",
+    "rock_paper_scissors",
+    "stag_hunt",
     "tabular",
     "time_limit",
     "windy_cliff",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.checks import check_positive
-from fedrl.core.environment import Environment, Noise, Picture, State, Timestep
+from fedrl.core.environment import Environment, Noise, Overview, Picture, State, Timestep
 from fedrl.core.types import PyTree
 
 
@@ -48,6 +48,7 @@ def time_limit(environment: Environment) -> Environment:
         over = (steps >= environment.max_steps) & ~timestep.terminated
         return timestep._replace(truncated=timestep.truncated | over), Timed(state, steps)
 
-    picture = environment.picture
+    picture, above = environment.picture, environment.overview
     timed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
-    return replace(environment, reset=reset, step=step, picture=timed)
+    whole = None if above is None else Overview(above.space, lambda params, at: above.see(params, at.state))
+    return replace(environment, reset=reset, step=step, picture=timed, overview=whole)

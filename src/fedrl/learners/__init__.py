@@ -1,10 +1,11 @@
 """Learning algorithms of single agents, wrappers around them, and the networks and optimisers they take."""
 
 from fedrl.learners.algorithms.a2c import a2c
+from fedrl.learners.algorithms.mappo import mappo
 from fedrl.learners.algorithms.ppo import ppo
 from fedrl.learners.algorithms.q_table import q_table
 from fedrl.learners.algorithms.reinforce import reinforce
-from fedrl.learners.parts.networks import mlp, network
+from fedrl.learners.parts.networks import mlp, network, per_player
 from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.wrappers.acceptance import accept_if_better
 from fedrl.learners.wrappers.embedding import freeze_except, with_embedding
@@ -25,10 +26,12 @@ __all__ = [
     "freeze_except",
     "gradient_penalty",
     "interpolate",
+    "mappo",
     "mixture",
     "mlp",
     "network",
     "normalize",
+    "per_player",
     "personal",
     "ppo",
     "q_table",

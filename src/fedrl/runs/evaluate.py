@@ -22,6 +22,7 @@ from fedrl.core.environment import HostEnvironment, compiled
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.measures import Measure, counting, step_values
+from fedrl.core.players import Seen, copies_of, mean_over_players, rows
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.environment_failures import EnvironmentFailure
 from fedrl.engines.program_cache import Template, numbered_programs
@@ -34,7 +35,7 @@ class Played(NamedTuple):
     """Results of greedy episodes.
 
     Attributes:
-        returns: The undiscounted return of each episode, `[agents, episodes]`.
+        returns: The undiscounted return of each episode, `[agents, episodes]`; in a world the mean over its players.
         sums: Measures of the environment, summed over the episodes of each agent, by the names of their parts, with
             "episodes" and "steps": float64 `[agents]`.
         lengths: The steps of each episode, `[agents, episodes]`.
@@ -127,7 +128,7 @@ class Game(NamedTuple):
     over: jax.Array
     returned: jax.Array
     state: PyTree
-    observation: jax.Array
+    seen: Seen
     sums: dict[str, jax.Array]
     lengths: jax.Array
 
@@ -139,37 +140,38 @@ class Turns(NamedTuple):
     """The parts of greedy episodes that are played side by side.
 
     Attributes:
-        begin: `(key, env_params) -> observation, state`.
-        step: `(key, env_params, params, time, state, observation) -> observation, reward, done, state, measures`.
+        begin: `(key, env_params) -> seen, state`.
+        step: `(key, env_params, params, time, state, seen) -> seen, reward, done, state, measures`.
     """
 
-    begin: Callable[[Key, PyTree], tuple[jax.Array, PyTree]]
+    begin: Callable[[Key, PyTree], tuple[Seen, PyTree]]
     step: Callable[
-        [Key, PyTree, Params, jax.Array, PyTree, jax.Array],
-        tuple[jax.Array, jax.Array, jax.Array, PyTree, dict[str, jax.Array]],
+        [Key, PyTree, Params, jax.Array, PyTree, Seen],
+        tuple[Seen, jax.Array, jax.Array, PyTree, dict[str, jax.Array]],
     ]
 
 
 def turns(learner: Learner, episodes: int) -> Turns:
     """Return how a number of episodes begin and go on; every array has them on the last axis."""
     environment = compiled(learner.environment)
-    parts = counting(environment.measures).parts
-    reset = jax.vmap(environment.reset, (-1, None), -1, axis_size=episodes)
-    move = jax.vmap(environment.step, (-1, None, -1, -1), -1)
+    parts, players = counting(environment.measures).parts, environment.players
+    copies = copies_of(environment, None, episodes)
 
-    def begin(key: Key, env_params: PyTree) -> tuple[jax.Array, PyTree]:
-        timestep, state = reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
-        return timestep.observation, state
+    def begin(key: Key, env_params: PyTree) -> tuple[Seen, PyTree]:
+        timestep, state = copies.reset(environment.draw_reset(jax.random.fold_in(key, RESET), (episodes,)), env_params)
+        return Seen(timestep.observation, timestep.alive), state
 
     def step(
-        key: Key, env_params: PyTree, params: Params, time: jax.Array, state: PyTree, observation: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array, PyTree, dict[str, jax.Array]]:
+        key: Key, env_params: PyTree, params: Params, time: jax.Array, state: PyTree, seen: Seen
+    ) -> tuple[Seen, jax.Array, jax.Array, PyTree, dict[str, jax.Array]]:
         noise = environment.draw_step(jax.random.fold_in(jax.random.fold_in(key, STEP), time), (episodes,))
         # A greedy policy may still be random (a Q-table draws among equal values), so acting has keys of its own.
         choice = jax.random.fold_in(jax.random.fold_in(key, ACT), time)
-        timestep, state = move(noise, env_params, state, learner.act(choice, params, observation, True))
+        action = learner.act(choice, params, rows(seen.observation, players), True)
+        timestep, state = copies.step(noise, env_params, state, seen.alive, action)
         values = step_values(parts, timestep.measures, environment)
-        return timestep.observation, timestep.reward, timestep.terminated | timestep.truncated, state, values
+        reward, done = mean_over_players(timestep.reward, players), timestep.terminated | timestep.truncated
+        return Seen(timestep.observation, timestep.alive), reward, done, state, values
 
     return Turns(begin, step)
 
@@ -186,14 +188,14 @@ def _program(
         begin, step = turns(learner, episodes)
         keys = jax.vmap(lambda agent: jax.random.fold_in(key, agent))(ids)
         advance = jax.vmap(step, (0, 0, 0 if stacked else None, None, 0, 0))
-        observation, state = jax.vmap(begin)(keys, fleet)
+        seen, state = jax.vmap(begin)(keys, fleet)
 
         def going(game: Game) -> jax.Array:
             return (game.time < environment.max_steps) & ~game.over.all()
 
         def body(game: Game) -> Game:
-            given = (keys, fleet, params, game.time, game.state, game.observation)
-            observation, reward, done, state, values = advance(*given)
+            given = (keys, fleet, params, game.time, game.state, game.seen)
+            seen, reward, done, state, values = advance(*given)
             # Episodes that have ended are stepped along with the others, but no longer counted.
             returned = game.returned + jnp.where(game.over, 0.0, reward)
             playing, ends = ~game.over, ~game.over & (done | (game.time + 1 >= environment.max_steps))
@@ -201,11 +203,11 @@ def _program(
             counted |= {"steps": playing} if how.steps else {}
             sums = {name: game.sums[name] + x.sum(-1, dtype=jnp.float32) for name, x in counted.items()}
             lengths = game.lengths + playing
-            return Game(game.time + 1, game.over | done, returned, state, observation, sums, lengths)
+            return Game(game.time + 1, game.over | done, returned, state, seen, sums, lengths)
 
         none, names = jnp.zeros((*ids.shape, episodes)), (*how.parts, *(("steps",) if how.steps else ()))
         sums, lengths = dict.fromkeys(names, none[:, 0]), jnp.zeros(none.shape, jnp.int32)
-        start = Game(jnp.int32(0), none > 0.0, none, state, observation, sums, lengths)
+        start = Game(jnp.int32(0), none > 0.0, none, state, seen, sums, lengths)
         end = jax.lax.while_loop(going, body, start)
         return Played(end.returned, end.sums, end.lengths)
 

@@ -79,8 +79,10 @@ class TrainedPolicy:
             seed: The seed of sampled actions; None for a new seed at each call.
 
         Raises:
-            ConfigError: The observation is not in the observation space.
+            ConfigError: The observation is not in the observation space, or the players of a world have parameters of
+                their own.
         """
+        self._check_anyone()
         batch, single = batched(self.observation_space, observation)
         chosen = self._chosen(batch, deterministic, seed)
         return actions_of(self.action_space, chosen, single)
@@ -154,6 +156,7 @@ class TrainedPolicy:
                 converted: to ONNX alone (extra `jax2onnx`), and with operations that ONNX has.
             RunError: The file can't be written, or its outputs differ from those of the policy.
         """
+        self._check_anyone()
         who = {"seed": self.seed, "agent": self.agent, "fedrl": self.facts.version}
         reference = Reference(self._spaces, self._outputs, lambda seen: np.asarray(self.predict(seen)), self._traced)
         return export_policy(self.facts.learner, self.params, reference, who, Path(path), to)
@@ -161,6 +164,18 @@ class TrainedPolicy:
     @property
     def _spaces(self) -> GymSpaces:
         return GymSpaces(self.observation_space, self.action_space)
+
+    def _check_anyone(self) -> None:
+        """Refuse a policy that has to know whose observation it is given.
+
+        Raises:
+            ConfigError: Each player of the world has parameters of its own.
+        """
+        if self.learner.acts_for is not None:
+            raise ConfigError(
+                f"This policy has parameters for each of {self.learner.acts_for} players, and an observation does not "
+                "say whose it is. Use evaluate or render, which play whole worlds."
+            )
 
     def _chosen(self, batch: np.ndarray, deterministic: bool, seed: int | None) -> np.ndarray:
         """Return the learner's actions before they are clipped, `[batch, *features]`."""

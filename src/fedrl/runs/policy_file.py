@@ -25,9 +25,10 @@ from fedrl.config.coordination import all_act_alike
 from fedrl.config.loading import as_dict
 from fedrl.config.objects import Experiment
 from fedrl.core.component import CATALOGUE
-from fedrl.core.environment import Environment, draw_nothing, first
+from fedrl.core.environment import AnyEnvironment, Box, Environment, Overview, draw_nothing, first
 from fedrl.core.errors import ConfigError, RunError
 from fedrl.core.learner import Learner
+from fedrl.core.players import players_of
 from fedrl.core.types import PyTree
 from fedrl.core.versions import __version__
 from fedrl.records import folder
@@ -51,6 +52,8 @@ class PolicyFacts(NamedTuple):
         version: The version of fedrl that wrote the file.
         config_sha256: The digest of the part of the configuration on which training depends.
         imports: Modules that define components of the learner.
+        players: The number of players of the world, all of whom the policy acts for; None for a single agent.
+        overview: The shape of the world's overview, which a centralised critic reads; None if it has none.
     """
 
     spaces: GymSpaces
@@ -61,6 +64,8 @@ class PolicyFacts(NamedTuple):
     version: str = __version__
     config_sha256: str = ""
     imports: Sequence[str] = ()
+    players: int | None = None
+    overview: Sequence[int] | None = None
 
 
 def facts_of(experiment: Experiment) -> PolicyFacts:
@@ -76,7 +81,15 @@ def facts_of(experiment: Experiment) -> PolicyFacts:
         __version__,
         digest_of(as_dict(experiment.config)),
         list(experiment.config.imports),
+        players_of(experiment.environment),
+        _overview_shape(experiment.environment),
     )
+
+
+def _overview_shape(environment: AnyEnvironment) -> Sequence[int] | None:
+    if not isinstance(environment, Environment) or environment.overview is None:
+        return None
+    return list(environment.overview.space.shape)
 
 
 def digest_of(config: Mapping[str, Any]) -> str:
@@ -91,7 +104,8 @@ def digest_of(config: Mapping[str, Any]) -> str:
 def metadata_of(facts: PolicyFacts) -> dict[str, str]:
     """Return the facts as metadata of a safetensors file."""
     observation, action = map(space_table, facts.spaces)
-    rest = {name: value for name, value in facts._asdict().items() if name != "spaces"}
+    of_worlds = {name for name in ("players", "overview") if getattr(facts, name) is None}
+    rest = {name: value for name, value in facts._asdict().items() if name not in {"spaces", *of_worlds}}
     text = {"format": FORMAT, "observation": observation, "action": action, **rest}
     return {KEY: json.dumps(text, sort_keys=True)}
 
@@ -145,7 +159,7 @@ class PolicyFile:
             )
         with self._reading():
             spaces = GymSpaces(space_of(told["observation"]), space_of(told["action"]))
-            rest = {"imports": [], **told}
+            rest = {"imports": [], "players": None, "overview": None, **told}
             return PolicyFacts(spaces, *(rest[name] for name in PolicyFacts._fields[1:]))
 
     def _reading(self) -> Any:
@@ -221,11 +235,12 @@ def learner_of(facts: PolicyFacts) -> Learner:
     Raises:
         ConfigError: Its table has an unknown name or key.
     """
-    spaces = learned_spaces(facts.spaces)
+    spaces, players = learned_spaces(facts.spaces), facts.players
 
     def reset(noise: PyTree, params: PyTree) -> tuple[Any, PyTree]:
         del noise, params
-        return first(jnp.zeros(spaces.observation.shape, spaces.observation.dtype)), ()
+        shape = spaces.observation.shape if players is None else (*spaces.observation.shape, players)
+        return first(jnp.zeros(shape, spaces.observation.dtype), players), ()
 
     def step(noise: PyTree, params: PyTree, state: PyTree, action: Any) -> tuple[Any, PyTree]:
         raise RunError(
@@ -233,7 +248,12 @@ def learner_of(facts: PolicyFacts) -> Learner:
             "or give an environment."
         )
 
-    environment = Environment(_Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps)
+    # Acting needs no overview, but the parameters of a critic have its shape.
+    shape = None if facts.overview is None else tuple(facts.overview)
+    above = None if shape is None else Overview(Box(shape), lambda params, state: jnp.zeros(shape))
+    environment = Environment(
+        _Unknown(), spaces, draw_nothing, draw_nothing, reset, step, facts.max_steps, players=players, overview=above
+    )
     catalogue.fill()
     table = _without_unknown_optimizers(facts.learner)
     built = catalogue.build("learner", table, "learner", {"environment": environment})

@@ -25,6 +25,7 @@ from fedrl.core.environment import AnyEnvironment, Environment, Picture
 from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
+from fedrl.core.players import Seen
 from fedrl.core.types import Params, PyTree
 from fedrl.engines.executors.host_rollout import instance_seeds
 from fedrl.engines.program_cache import Template, numbered_programs
@@ -171,11 +172,11 @@ def _states(actor: Actor, environment: Environment, picture: Picture, env_params
         return Shot(lambda: _drawn(environment, picture, number, state, setting), reward, over)
 
     with jax.default_device(cpu()):
-        observation, state = begin(key, setting)
+        seen, state = begin(key, setting)
         yield shot(0, _first_copy(jax.device_get(state)), 0.0, False)
         for start in range(0, environment.max_steps, CHUNK):
-            state, observation, seen = walk(key, setting, actor.params, np.int32(start), state, observation)
-            states, rewards, ends = jax.device_get(seen)
+            state, seen, played = walk(key, setting, actor.params, np.int32(start), state, seen)
+            states, rewards, ends = jax.device_get(played)
             for i in range(min(CHUNK, environment.max_steps - start)):
                 over, number = bool(ends[i, 0]) or start + i + 1 == environment.max_steps, start + i + 1
                 yield shot(number, _first_copy(states, i), float(rewards[i, 0]), over)
@@ -194,7 +195,7 @@ class EpisodePrograms(NamedTuple):
 def _programs(template: Template[Learner]) -> EpisodePrograms:
     """Return the programs of one episode, compiled at their first calls."""
 
-    def begin(learner: Learner, key: Any, env_params: PyTree) -> tuple[jax.Array, PyTree]:
+    def begin(learner: Learner, key: Any, env_params: PyTree) -> tuple[Seen, PyTree]:
         return turns(learner, 1).begin(key, env_params)
 
     def walk(
@@ -204,16 +205,14 @@ def _programs(template: Template[Learner]) -> EpisodePrograms:
         params: Params,
         time: jax.Array,
         state: PyTree,
-        observation: jax.Array,
-    ) -> tuple[PyTree, jax.Array, tuple[PyTree, jax.Array, jax.Array]]:
-        def one(carry: tuple[jax.Array, PyTree], now: jax.Array) -> tuple[tuple[jax.Array, PyTree], Any]:
-            observation, reward, done, state, _ = turns(learner, 1).step(
-                key, env_params, params, now, carry[1], carry[0]
-            )
-            return (observation, state), (state, reward, done)
+        seen: Seen,
+    ) -> tuple[PyTree, Seen, tuple[PyTree, jax.Array, jax.Array]]:
+        def one(carry: tuple[Seen, PyTree], now: jax.Array) -> tuple[tuple[Seen, PyTree], Any]:
+            seen, reward, done, state, _ = turns(learner, 1).step(key, env_params, params, now, carry[1], carry[0])
+            return (seen, state), (state, reward, done)
 
-        (observation, state), seen = jax.lax.scan(one, (observation, state), time + jnp.arange(CHUNK))
-        return state, observation, seen
+        (seen, state), played = jax.lax.scan(one, (seen, state), time + jnp.arange(CHUNK))
+        return state, seen, played
 
     return EpisodePrograms(template.jit(begin), template.jit(walk))
 

@@ -12,8 +12,8 @@ from fedrl.core.hyperparameters import is_zero
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params
-from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode
-from fedrl.learners.parts.losses import policy_gradient, squared_error
+from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode, weighed
+from fedrl.learners.parts.losses import policy_gradient
 from fedrl.learners.parts.networks import Network, mlp
 from fedrl.learners.parts.optimizers import adam, descend
 from fedrl.learners.parts.policies import Policy
@@ -76,12 +76,12 @@ def a2c(
 
     def loss(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
         outputs = policy.outputs(params["actor"], batch.observation)
-        score = policy_gradient(policy.log_prob(outputs, batch.action), batch.advantage)
-        value, playing = critic.apply(params["critic"], batch.observation)[0], batch.playing
+        score = policy_gradient(policy.log_prob(outputs, batch.action), weighed(batch.advantage, batch.weight))
+        value = critic.apply(params["critic"], batch.observation)[0]
         # Zeros after the end of an episode, so that its loss is a sum over its steps, divided by a fixed number.
-        error = squared_error(value if playing is None else jnp.where(playing, value, batch.target), batch.target)
+        error = averaged(jnp.square(value - batch.target), batch.weight)
         # Python, not JAX: without a bonus the compiled program computes no entropy.
-        bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * averaged(policy.entropy(outputs), playing)
+        bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * averaged(policy.entropy(outputs), batch.weight)
         return value_coef * error - score - bonus
 
     def slope(

@@ -21,7 +21,7 @@ from fedrl.core.hyperparameters import Number, is_zero
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params
-from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode
+from fedrl.learners.parts.actor_critic import Experience, actor_critic, averaged, by_episode, value_of, weighed
 from fedrl.learners.parts.losses import clipped_surrogate
 from fedrl.learners.parts.minibatches import minibatches, pack, shuffled
 from fedrl.learners.parts.networks import Network, mlp
@@ -53,6 +53,10 @@ def ppo(
 
     One iteration collects `num_envs * num_steps` samples and takes `num_epochs * num_minibatches` gradient steps.
 
+    In a world every player of every copy adds its samples, and one policy acts for all: this is IPPO with shared
+    parameters (de Witt et al. 2020, https://arxiv.org/abs/2011.09533). With `network = per_player(...)` each player has
+    parameters of its own. A minibatch has the samples of all players of the steps in it.
+
     With `trajectory_clip`, each environment copy plays one whole episode per iteration, from its start to its end or
     `num_steps`, so set `num_steps` to the length of episodes. Minibatches are dealt by episode, each of which is in one
     minibatch of every epoch, advantages are not normalised, and the loss of an episode is the sum over its steps
@@ -83,11 +87,47 @@ def ppo(
         ConfigError: A count is below one, `num_minibatches` does not divide the number of samples, or with
             `trajectory_clip` the number of environment copies, or there is noise without a clip.
     """
-    _check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip)
+    check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip)
     how = per_trajectory(trajectory_clip, noise_multiplier, num_envs // num_minibatches, num_epochs)
+    return ppo_learner(
+        environment,
+        network,
+        None,
+        optimizer,
+        num_envs,
+        num_steps,
+        num_epochs,
+        num_minibatches,
+        gamma,
+        gae_lambda,
+        clip,
+        value_coef,
+        entropy_coef,
+        how,
+    )
+
+
+def ppo_learner(
+    environment: AnyEnvironment,
+    network: Network,
+    critic: Network | None,
+    optimizer: optax.GradientTransformation,
+    num_envs: int,
+    num_steps: int,
+    num_epochs: int,
+    num_minibatches: int,
+    gamma: Number,
+    gae_lambda: Number,
+    clip: Number,
+    value_coef: Number,
+    entropy_coef: Number,
+    how: PerTrajectory | None = None,
+) -> Learner:
+    """Build the learner of `ppo`, or of `mappo` with a critic that reads the overview."""
 
     def cost_of(policy: Policy, critic: Network, params: Params, batch: Experience) -> jax.Array:
-        return loss(policy, critic, params, batch, clip, value_coef, entropy_coef)
+        # Normalised over a minibatch, the advantages of one episode would depend on all others in it.
+        return loss(policy, critic, params, batch, clip, value_coef, entropy_coef, alike=how is None)
 
     def improve(
         policy: Policy,
@@ -104,7 +144,7 @@ def ppo(
                 key, one, optimizer, params, memory, by_episode(experience, num_envs), context, how, num_minibatches
             )
         # Packed once per iteration, so that each epoch's shuffle is one gather and not one per array.
-        rows, unpack = pack(experience)
+        rows, unpack = pack(experience, num_envs * num_steps)
 
         def step(
             carry: tuple[Params, optax.OptState], block: jax.Array
@@ -129,6 +169,7 @@ def ppo(
         gamma=gamma,
         gae_lambda=gae_lambda,
         how=how,
+        critic=critic,
     )
 
 
@@ -140,21 +181,22 @@ def loss(
     clip: Number,
     value_coef: Number,
     entropy_coef: Number,
+    alike: bool = True,
 ) -> jax.Array:
     """Return the loss of one minibatch, or of one episode: value_coef * error - clipped surrogate - entropy_coef * H.
 
-    Samples after the end of an episode count as 0.
+    With `alike`, advantages are normalised over the batch. Samples of weight 0 count as 0.
     """
     outputs = policy.outputs(params["actor"], batch.observation)
-    value = critic.apply(params["critic"], batch.observation)[0]
+    value = value_of(critic, params, batch.observation, batch.overview)
     change = policy.log_prob(outputs, batch.action) - batch.log_prob
-    # After the end of an episode, a ratio that overflows would make NaN of an advantage of 0.
-    ratio = jnp.exp(change if batch.playing is None else jnp.where(batch.playing, change, 0.0))
-    # Normalised over a minibatch, the advantages of one episode would depend on all others in it.
-    advantage = normalised(batch.advantage) if batch.playing is None else batch.advantage
+    # Where the weight is 0, a ratio that overflows would make NaN of an advantage of 0.
+    ratio = jnp.exp(change if batch.weight is None else jnp.where(batch.weight > 0.0, change, 0.0))
+    # The surrogate is linear in advantages of one sign, so that it is weighed by weighing these.
+    advantage = weighed(normalised(batch.advantage, batch.weight) if alike else batch.advantage, batch.weight)
     surrogate = clipped_surrogate(ratio, advantage, clip)
-    error = averaged(jnp.square(value - batch.target), batch.playing)
-    bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * averaged(policy.entropy(outputs), batch.playing)
+    error = averaged(jnp.square(value - batch.target), batch.weight)
+    bonus = 0.0 if is_zero(entropy_coef) else entropy_coef * averaged(policy.entropy(outputs), batch.weight)
     return value_coef * error - surrogate - bonus
 
 
@@ -191,7 +233,14 @@ def _improved_by_episode(
     return params, memory, jax.tree.map(jnp.mean, metrics)
 
 
-def _check_minibatches(num_envs: int, num_steps: int, num_minibatches: int, trajectory_clip: Number | None) -> None:
+def check_minibatches(
+    num_envs: int, num_steps: int, num_minibatches: int, trajectory_clip: Number | None = None
+) -> None:
+    """Refuse minibatches into which the samples of an iteration can't be dealt.
+
+    Raises:
+        ConfigError: The number does not divide that of the samples, or with a clip that of the environment copies.
+    """
     if num_envs * num_steps % num_minibatches:
         raise ConfigError(
             f"num_minibatches is {num_minibatches}, which does not divide the {num_envs * num_steps} samples of an "

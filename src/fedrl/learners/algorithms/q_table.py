@@ -9,7 +9,8 @@ With `count_visits` they also contain `{"visits": [states, actions]}`, for `fedr
 
 Ties between actions are broken at random, because in a table of zeros a fixed tie-break would never leave the first
 action; `initial` may also make the table optimistic. The behaviour policy is fixed within an iteration. When several
-environment copies visit the same pair in the same step, the pair is updated once, with the mean of their errors.
+environment copies visit the same pair in the same step, the pair is updated once, with the mean of their errors. The
+players of a world share the table.
 
 Federated Q-learning: Woo et al. (2023), https://arxiv.org/abs/2305.10697, and Jin et al. (2022),
 https://arxiv.org/abs/2204.02634.
@@ -18,7 +19,7 @@ https://arxiv.org/abs/2204.02634.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Experience, Learner, Trajectory, nothing_gathered, same_stream
 from fedrl.core.measures import LOSS
+from fedrl.core.players import rows_of
 from fedrl.core.ranges import Count, Finite, Fraction, FractionAboveZero, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.rollout import Position, Sampler, nothing_counted, start
@@ -121,7 +123,7 @@ def q_table(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=num_steps * (num_envs if follows else states * actions),
+        samples=num_steps * (rows_of(environment, num_envs) if follows else states * actions),
         horizon=num_steps if follows else 0,
         num_envs=num_envs if follows else 0,
         split_key=same_stream,  # either `collect` or `learn` draws, never both, so one stream serves both
@@ -169,17 +171,21 @@ def asynchronous(
     pair = seen.observation * actions + seen.action
     going = gamma * (1.0 - seen.terminated)
 
-    def step(carry: Pair, at: tuple[jax.Array, ...]) -> tuple[Pair, jax.Array]:
+    def step(carry: Pair, at: tuple[Any, ...]) -> tuple[Pair, jax.Array]:
         table, visits = carry
-        pair, reward, going, next_observation = at
+        pair, reward, going, next_observation, alive = at
         error = reward + going * table.reshape(-1, actions)[next_observation].max(-1) - table[pair]
         # Divided by the number of copies at a pair, so that it takes the mean of their errors and not the sum.
-        met = jnp.zeros_like(table).at[pair].add(1.0)
-        table = table.at[pair].add(learning_rate * error / met[pair])
+        met = jnp.zeros_like(table).at[pair].add(1.0 if alive is None else alive.astype(jnp.float32))
+        if alive is None:
+            table = table.at[pair].add(learning_rate * error / met[pair])
+        else:
+            error = jnp.where(alive, error, 0.0)
+            table = table.at[pair].add(learning_rate * error / jnp.maximum(met[pair], 1.0))
         return (table, visits + (met > 0)), jnp.square(error).mean()
 
     carry = (q.reshape(-1), jnp.zeros(q.size))
-    (table, visits), losses = jax.lax.scan(step, carry, (pair, seen.reward, going, seen.next_observation))
+    (table, visits), losses = jax.lax.scan(step, carry, (pair, seen.reward, going, seen.next_observation, seen.alive))
     return table.reshape(q.shape), visits.reshape(q.shape), losses.mean()
 
 

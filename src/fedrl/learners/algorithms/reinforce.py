@@ -33,9 +33,10 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
+from fedrl.core.players import check_players, dealt, players_of, rows, rows_of
 from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
-from fedrl.learners.parts.actor_critic import flat
+from fedrl.learners.parts.actor_critic import by_time, flat
 from fedrl.learners.parts.losses import policy_gradient, squared_error
 from fedrl.learners.parts.networks import Network, mlp
 from fedrl.learners.parts.optimizers import adam, descend
@@ -84,14 +85,16 @@ def reinforce(
         environment: Environment to learn in.
         network: Architecture of the actor and of the critic.
         optimizer: Local optimiser.
-        baseline: "none"; "mean", the mean G_t of the other episodes still running at t; or "value", a learned critic.
+        baseline: "none"; "mean", the mean G_t of the other episodes still running at t, in a world of the same player;
+            or "value", a learned critic.
         episodes_per_step: n, episodes played side by side.
         horizon: Steps after which an episode is cut off; the environment's `max_steps` by default.
         gamma: Discount factor.
         value_coef: Weight of the critic's squared error.
         trajectory_clip: C, the L2 norm to which each episode's gradient is scaled down, of actor and critic together;
             the gradient is then the mean of the clipped ones, with n as divisor. The gradient of an episode is a sum
-            over its steps, so that norms differ tenfold: choose C about their median, `trajectory_norm_median`.
+            over its steps, so that norms differ tenfold: choose C about their median, `trajectory_norm_median`. In a
+            world each player's part is clipped, and the gradient is their mean.
         noise_multiplier: z: normal noise of standard deviation z C / n is added to every entry of each gradient, from a
             secret of the agent. `Learner.noise` is its price, for the privacy of single episodes.
 
@@ -99,31 +102,30 @@ def reinforce(
         ConfigError: A count is below one, the baseline is unknown or that of other episodes beside `trajectory_clip`,
             or there is noise without a clip.
     """
-    length = _checked_length(environment, episodes_per_step, horizon, baseline, trajectory_clip)
+    length = _checked_length(environment, network, episodes_per_step, horizon, baseline, trajectory_clip)
     how = per_trajectory(trajectory_clip, noise_multiplier, episodes_per_step)
-    policy = policy_for(environment.spaces, network)
-    learns_value = baseline == "value"
+    policy, players = policy_for(environment.spaces, network), players_of(environment)
 
     def init(key: Key, env_params: PyTree) -> ReinforceState:
         for_actor, for_critic = jax.random.split(key)
         params = {"actor": policy.init(for_actor)}
-        if learns_value:
+        if baseline == "value":
             params["critic"] = network.init(for_critic, environment.spaces.observation, 1, 1.0)
         return ReinforceState(params, optimizer.init(params), env_params)
 
     def loss(params: Params, played: Episodes) -> jax.Array:
-        observation = flat(played.trajectory.observation)
-        log_prob = policy.log_prob(policy.outputs(params["actor"], observation), flat(played.trajectory.action))
-        if not learns_value:
-            return -length * policy_gradient(log_prob, advantage_of(played, gamma, baseline))
-        value = network.apply(params["critic"], observation)[0].reshape(played.playing.shape)
+        observation, action = flat(played.trajectory.observation, players), flat(played.trajectory.action, players)
+        log_prob = policy.log_prob(policy.outputs(params["actor"], observation), action)
+        if baseline != "value":
+            return -length * policy_gradient(log_prob, flat(advantage_of(played, gamma, baseline, players), players))
+        value = by_time(network.apply(params["critic"], observation)[0], played.playing, players)
         beyond = network.apply(params["critic"], played.final)[0]
         advantage, error = against_critic(played, value, beyond, gamma)
-        return value_coef * error - length * policy_gradient(log_prob, advantage)
+        return value_coef * error - length * policy_gradient(log_prob, flat(advantage, players))
 
     def alone(params: Params, of: SingleEpisode) -> jax.Array:
         log_prob = policy.log_prob(policy.outputs(params["actor"], of.observation), of.action)
-        value = network.apply(params["critic"], of.observation)[0] if learns_value else None
+        value = network.apply(params["critic"], of.observation)[0] if baseline == "value" else None
         return loss_of_one(of, log_prob, value, value_coef)
 
     def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
@@ -136,7 +138,7 @@ def reinforce(
         del key
         played = first_episodes(seen)
         if how is not None:
-            beyond = network.apply(state.params["critic"], played.final)[0] if learns_value else None
+            beyond = network.apply(state.params["critic"], played.final)[0] if baseline == "value" else None
             return private_gradient(how, context, 0, alone, state.params, apart(played, beyond, gamma))
         cost, slope = jax.value_and_grad(loss)(state.params, played)
         return slope, {"loss": cost}
@@ -156,7 +158,7 @@ def reinforce(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=episodes_per_step * length,
+        samples=rows_of(environment, episodes_per_step) * length,
         gradient=gradient,
         horizon=length,
         num_envs=episodes_per_step,
@@ -164,18 +166,21 @@ def reinforce(
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS} | ({} if how is None else MEASURES),
         gamma=gamma,
+        acts_for=network.players,
         **privacy_facts(how),
     )
 
 
 def _checked_length(
     environment: AnyEnvironment,
+    network: Network,
     episodes_per_step: int,
     horizon: int | None,
     baseline: str,
     trajectory_clip: Number | None,
 ) -> int:
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
+    check_players(environment, network.players)
     check_positive(episodes_per_step=episodes_per_step, horizon=length)
     check_baseline(baseline, trajectory_clip)
     return length
@@ -219,17 +224,17 @@ def loss_of_one(of: SingleEpisode, log_prob: jax.Array, value: jax.Array | None,
     return value_coef * error - of.playing.size * policy_gradient(log_prob, of.to_go - value)
 
 
-def advantage_of(played: Episodes, gamma: Number, baseline: str) -> jax.Array:
-    """Return the rewards to go less the baseline, `[time * num_envs]`; 0 where an episode is over."""
+def advantage_of(played: Episodes, gamma: Number, baseline: str, players: int | None = None) -> jax.Array:
+    """Return the rewards to go less the baseline, `[time, num_envs]`; 0 where an episode is over."""
     # Zero for idle steps: the score is then a mean over length * n slots, and times length it is the mean per episode.
     playing = played.playing
     going = discounted(played.trajectory.reward, jnp.zeros_like(playing), gamma)
-    advantage = going - others(going, playing) if baseline == "mean" else going
-    return (advantage * playing).reshape(-1)
+    advantage = going - others(going, playing, players) if baseline == "mean" else going
+    return advantage * playing
 
 
 def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma: Number) -> tuple[jax.Array, jax.Array]:
-    """Return the rewards to go less the critic's value, `[time * num_envs]`, and the critic's mean squared error.
+    """Return the rewards to go less the critic's value, `[time, num_envs]`, and the critic's mean squared error.
 
     Args:
         played: The episodes.
@@ -241,17 +246,20 @@ def against_critic(played: Episodes, value: jax.Array, beyond: jax.Array, gamma:
     target = jax.lax.stop_gradient(discounted(bootstrapped(played, beyond, gamma), ~playing, gamma))
     advantage = (target - value) * playing
     share = playing.size / playing.sum()
-    return advantage.reshape(-1), squared_error(value * playing, target * playing) * share
+    return advantage, squared_error(value * playing, target * playing) * share
 
 
-def others(going: jax.Array, playing: jax.Array) -> jax.Array:
+def others(going: jax.Array, playing: jax.Array, players: int | None = None) -> jax.Array:
     """Return the mean reward to go of the other episodes still running, `[time, num_envs]`; 0 where there is none.
 
-    This "mean" baseline does not depend on the episode's own later actions, so it leaves the gradient unbiased.
+    This "mean" baseline does not depend on the episode's own later actions, so it leaves the gradient unbiased. In a
+    world it is the mean of the same player in other episodes, because its actions change what the others of its own
+    episode earn.
     """
-    count = playing.sum(1, keepdims=True)
-    total = (going * playing).sum(1, keepdims=True)
-    return jnp.where(count > 1, (total - going) / jnp.maximum(count - 1, 1), 0.0)
+    going, playing = dealt(going, players), dealt(playing, players)
+    count = playing.sum(-1, keepdims=True)
+    total = (going * playing).sum(-1, keepdims=True)
+    return rows(jnp.where(count > 1, (total - going) / jnp.maximum(count - 1, 1), 0.0), players)
 
 
 def bootstrapped(played: Episodes, beyond: jax.Array, gamma: Number) -> jax.Array:

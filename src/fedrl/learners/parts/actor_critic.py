@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.environment import AnyEnvironment
+from fedrl.core.environment import AnyEnvironment, Environment, Overview
+from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
+from fedrl.core.players import check_players, dealt, players_of, rows_of
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.networks import Network
 from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
@@ -54,8 +56,13 @@ class ActorCriticState(NamedTuple):
 class Experience(NamedTuple):
     """A flat trajectory, every leaf `[*features, samples]`, with advantages and the critic's targets.
 
-    `playing` is whether a sample belongs to its episode, where each copy plays one whole episode; advantages are then 0
-    after its end.
+    In a world the samples of the first player come first, then those of the second (`flat`).
+
+    `weight` is the weight of each sample in a mean over all of them, None if all count alike: 0 after the end of an
+    episode, where each copy plays one whole episode, and after the death of a player. The weights of the living have
+    the mean 1 over an iteration. Advantages are 0 where the weight is.
+
+    `overview` is what a centralised critic reads, `[features, samples of one player]`; None if it reads observations.
     """
 
     observation: jax.Array
@@ -63,7 +70,8 @@ class Experience(NamedTuple):
     log_prob: jax.Array
     advantage: jax.Array
     target: jax.Array
-    playing: jax.Array | None = None
+    weight: jax.Array | None = None
+    overview: jax.Array | None = None
 
 
 Improve = Callable[
@@ -85,39 +93,44 @@ def actor_critic(
     gamma: Number,
     gae_lambda: Number,
     how: PerTrajectory | None = None,
+    critic: Network | None = None,
 ) -> Learner:
     """Build an actor-critic from its algorithm: `improve` trains on one batch of experience.
 
     `slope` is the gradient on one batch, for algorithms that have a single one; the rest is as for `a2c`. With `how`,
-    each iteration plays one whole episode in each environment copy, of at most `num_steps` steps.
+    each iteration plays one whole episode in each environment copy, of at most `num_steps` steps. With `critic`, this
+    network reads the overview of the world and has an output for each player; `how` is then None.
     """
-    policy = policy_for(environment.spaces, network)
+    check_players(environment, network.players)
+    whole = None if critic is None else overview_of(environment)
+    judge = network if critic is None else critic
+    policy, players = policy_for(environment.spaces, network), players_of(environment)
     length = num_steps if how is None else min(num_steps, environment.max_steps)
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
         for_actor, for_critic, for_position = jax.random.split(key, 3)
-        critic = network.init(for_critic, environment.spaces.observation, 1, 1.0)
-        params = {"actor": policy.init(for_actor), "critic": critic}
+        read, outputs = (environment.spaces.observation, 1) if whole is None else (whole.space, players or 1)
+        params = {"actor": policy.init(for_actor), "critic": judge.init(for_critic, read, outputs, 1.0)}
         position = start(for_position, environment, env_params, num_envs) if how is None else ()
         return ActorCriticState(params, optimizer.init(params), position, env_params)
 
     def evaluate(params: Params, seen: Trajectory) -> Experience:
         # Of whole episodes, what comes after the end of each is to be ignored.
         seen, playing, _ = (seen, None, None) if how is None else first_episodes(seen)
-        return evaluated(policy, network, params, seen, playing, gamma, gae_lambda)
+        return evaluated(policy, judge, params, seen, playing, gamma, gae_lambda, players)
 
     def learn(
         key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext
     ) -> tuple[ActorCriticState, Metrics]:
         experience = evaluate(state.params, seen)
-        params, memory, metrics = improve(policy, network, key, state.params, state.optimizer, experience, context)
+        params, memory, metrics = improve(policy, judge, key, state.params, state.optimizer, experience, context)
         return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
     def gradient(key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
         del key
         assert slope is not None
         experience = evaluate(state.params, seen)
-        direction, metrics = slope(policy, network, state.params, experience, context)
+        direction, metrics = slope(policy, judge, state.params, experience, context)
         return direction, metrics | explained_variance(experience)
 
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
@@ -127,7 +140,9 @@ def actor_critic(
             played, counts = episodes(key, environment, state.env_params, sampler, num_envs, length)
             return played.trajectory, state, counts
         assert isinstance(state.position, Position)
-        seen, position, counts = roll_out(key, environment, state.env_params, sampler, num_steps, state.position)
+        seen, position, counts = roll_out(
+            key, environment, state.env_params, sampler, num_steps, state.position, overview=whole is not None
+        )
         return seen, state._replace(position=position), counts
 
     act = act_with(policy)
@@ -139,7 +154,7 @@ def actor_critic(
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
         environment=environment,
-        samples=num_envs * length,
+        samples=rows_of(environment, num_envs) * length,
         gradient=None if slope is None else gradient,
         horizon=length,
         num_envs=num_envs,
@@ -147,31 +162,79 @@ def actor_critic(
         probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS, "explained_variance": EXPLAINED} | ({} if how is None else MEASURES),
         gamma=gamma,
+        reads_overview=whole is not None,
+        acts_for=network.players,
         **privacy_facts(how),
     )
 
 
 def evaluated(
     policy: Policy,
-    network: Network,
+    critic: Network,
     params: Params,
     seen: Trajectory,
     playing: jax.Array | None,
     gamma: Number,
     gae_lambda: Number,
+    players: int | None = None,
 ) -> Experience:
     """Return a trajectory as flat experience, with advantages and targets by the critic of these parameters."""
-    observation, action, next_observation = (flat(x) for x in (seen.observation, seen.action, seen.next_observation))
+    observation, action, next_observation = (
+        flat(x, players) for x in (seen.observation, seen.action, seen.next_observation)
+    )
     outputs = policy.outputs(params["actor"], observation)
-    here, there = (network.apply(params["critic"], x)[0] for x in (observation, next_observation))
-    shape = seen.reward.shape
-    advantage = advantages(
-        seen.reward, here.reshape(shape), there.reshape(shape), seen.terminated, seen.truncated, gamma, gae_lambda
-    ).reshape(-1)
+    above, beyond = (None if x is None else flat(x) for x in (seen.overview, seen.next_overview))
+    here, there = (value_of(critic, params, x, y) for x, y in ((observation, above), (next_observation, beyond)))
+    ahead = advantages(
+        seen.reward,
+        by_time(here, seen.reward, players),
+        by_time(there, seen.reward, players),
+        seen.terminated,
+        seen.truncated,
+        gamma,
+        gae_lambda,
+    )
+    advantage, weight = flat(ahead, players), weights(seen.alive, playing, players)
+    if weight is not None:
+        advantage = jnp.where(weight > 0.0, advantage, 0.0)
+    log_prob = policy.log_prob(outputs, action)
+    return Experience(observation, action, log_prob, advantage, advantage + here, weight, above)
+
+
+def value_of(critic: Network, params: Params, observation: jax.Array, overview: jax.Array | None) -> jax.Array:
+    """Return the critic's value of each sample, from its observation or, for all players at once, the overview."""
+    if overview is None:
+        return critic.apply(params["critic"], observation)[0]
+    # An output for each player: in this order, player by player, they are those of the samples.
+    return critic.apply(params["critic"], overview).reshape(-1)
+
+
+def overview_of(environment: AnyEnvironment) -> Overview:
+    """Return what an observer of the whole world sees.
+
+    Raises:
+        ConfigError: The environment has no overview.
+    """
+    if not isinstance(environment, Environment) or environment.overview is None:
+        raise ConfigError(
+            f"{environment!r} has no overview, which a centralised critic reads. Use an environment with one, such as "
+            "navigation(), or a learner whose critic reads observations, such as ppo."
+        )
+    return environment.overview
+
+
+def weights(alive: jax.Array | None, playing: jax.Array | None, players: int | None) -> jax.Array | None:
+    """Return the weights of flat samples, as in `Experience`.
+
+    Args:
+        alive: `[time, num_envs]`, whether the player of a sample is alive.
+        playing: `[time, num_envs]`, whether a sample belongs to the only episode of its copy, until the player's death.
+            Its weights are 0 and 1, so that no episode changes those of another.
+        players: The number of players.
+    """
     if playing is not None:
-        playing = playing.reshape(-1)
-        advantage = jnp.where(playing, advantage, 0.0)
-    return Experience(observation, action, policy.log_prob(outputs, action), advantage, advantage + here, playing)
+        return flat(playing, players).astype(jnp.float32)
+    return None if alive is None else flat(alive / jnp.maximum(alive.mean(), 1.0 / alive.size), players)
 
 
 def explained_variance(experience: Experience) -> Metrics:
@@ -184,7 +247,8 @@ def explained_variance(experience: Experience) -> Metrics:
     """
     # About the mean of each batch: differences between agents are not for a critic to explain, and pooled moments would
     # need E[x^2] - E[x]^2, which cancels in float32 for returns far from zero.
-    target, advantage, playing = experience.target, experience.advantage, experience.playing
+    target, advantage = experience.target, experience.advantage
+    playing = None if experience.weight is None else experience.weight > 0.0
     spread = jnp.square(target - target.mean(where=playing)).sum(where=playing)
     return {
         "unexplained": jnp.square(advantage - advantage.mean(where=playing)).sum(where=playing),
@@ -192,13 +256,30 @@ def explained_variance(experience: Experience) -> Metrics:
     }
 
 
-def flat(x: jax.Array) -> jax.Array:
-    """Reshape `[time, *features, num_envs]` to `[*features, time * num_envs]`."""
-    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+def flat(x: jax.Array, players: int | None = None) -> jax.Array:
+    """Reshape `[time, *features, num_envs]` to `[*features, time * num_envs]`.
+
+    The rows `players * num_envs` of a world become `[*features, players * time * num_envs]`, so that rows are
+    player-major in every batch.
+
+    >>> flat(jnp.array([[1, 2], [3, 4]]), players=2).tolist()
+    [1, 3, 2, 4]
+    """
+    return jnp.moveaxis(dealt(x, players), 0, -2).reshape(*x.shape[1:-1], -1)
+
+
+def by_time(x: jax.Array, like: jax.Array, players: int | None = None) -> jax.Array:
+    """Return flat numbers, `[samples]`, in the shape `[time, num_envs]` of `like`, the inverse of `flat`."""
+    if players is None:
+        return x.reshape(like.shape)
+    return jnp.moveaxis(x.reshape(players, like.shape[0], -1), 1, 0).reshape(like.shape)
 
 
 def by_episode(experience: Experience, episodes: int) -> Experience:
-    """Return flat experience, every leaf `[*features, time * n]`, as n episodes, `[n, *features, time]`."""
+    """Return flat experience, every leaf `[*features, time * n]`, as n episodes, `[n, *features, time]`.
+
+    An episode of a world is that of all its players: `[n, *features, players * time]`.
+    """
 
     def apart(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(*x.shape[:-1], -1, episodes), -1, 0)
@@ -206,6 +287,11 @@ def by_episode(experience: Experience, episodes: int) -> Experience:
     return jax.tree.map(apart, experience)
 
 
-def averaged(x: jax.Array, playing: jax.Array | None) -> jax.Array:
-    """Return the mean over samples; those after the end of an episode count as 0."""
-    return x.mean() if playing is None else jnp.where(playing, x, 0.0).mean()
+def averaged(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """Return the mean over samples, each times its weight; those of weight 0 may be any number, such as NaN."""
+    return weighed(x, weight).mean()
+
+
+def weighed(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """Return samples times their weights."""
+    return x if weight is None else jnp.where(weight > 0.0, weight * x, 0.0)

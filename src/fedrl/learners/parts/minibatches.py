@@ -40,14 +40,16 @@ def minibatches(key: Key, rows: jax.Array, count: int) -> jax.Array:
     return jnp.swapaxes(taken.reshape(count, -1, rows.shape[1]), 1, 2)
 
 
-def pack(batch: Batch) -> tuple[jax.Array, Callable[[jax.Array], Batch]]:
+def pack(batch: Batch, samples: int) -> tuple[jax.Array, Callable[[jax.Array], Batch]]:
     """Concatenate the arrays of a batch into rows `[samples, columns]`, so that a shuffle is one gather.
+
+    An array of a world has a multiple of `samples` on its last axis, player by player. Its players become columns, so
+    that they stay together and in their order.
 
     Returns the rows, and the function that splits `[columns, n]` into arrays again.
     """
     # Integers become float32, which is exact up to 2^24.
     leaves, structure = jax.tree.flatten(batch)
-    samples = leaves[0].shape[-1]
     columns = [leaf.reshape(-1, samples).astype(jnp.float32) for leaf in leaves]
     ends = [sum(c.shape[0] for c in columns[: i + 1]) for i in range(len(columns))]
 

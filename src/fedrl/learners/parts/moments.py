@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from fedrl.core.double import Double, added, negative, product, quotient, two_product
 from fedrl.core.hyperparameters import Number
@@ -68,12 +68,18 @@ def nothing(shape: tuple[int, ...]) -> MomentSums:
     return MomentSums(jnp.float32(0.0), jnp.zeros(shape), jnp.zeros(shape))
 
 
-def count(moments: Moments, samples: Float[Array, "*features samples"]) -> MomentSums:
-    """Return the sums over samples, relative to the mean of `moments`."""
+def count(
+    moments: Moments, samples: Float[Array, "*features samples"], counted: Bool[Array, " samples"] | None = None
+) -> MomentSums:
+    """Return the sums over samples, or over those that are `counted`, relative to the mean of `moments`."""
     # In two passes, about the samples' own mean: E[x^2] - E[x]^2 would cancel in float32.
     shifted = samples - moments.mean[..., None]
-    mean = shifted.sum(-1) / max(samples.shape[-1], 1)
-    return MomentSums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
+    if counted is None:
+        mean = shifted.sum(-1) / max(samples.shape[-1], 1)
+        return MomentSums(jnp.float32(samples.shape[-1]), mean, jnp.square(shifted - mean[..., None]).sum(-1))
+    number = counted.sum().astype(jnp.float32)
+    mean = shifted.sum(-1, where=counted) / jnp.maximum(number, 1.0)
+    return MomentSums(number, mean, jnp.square(shifted - mean[..., None]).sum(-1, where=counted))
 
 
 def both(a: MomentSums, b: MomentSums) -> MomentSums:
@@ -130,13 +136,15 @@ def joined(parts: Parts) -> MomentSums:
     return MomentSums(samples.value, first.value / number * unit, squares)
 
 
-def doubt(parts: Parts, samples: int) -> str:
-    """Return the reason why these parts can't be sums over so many samples, or ""."""
+def doubt(parts: Parts, samples: int, fewer: bool = False) -> str:
+    """Return the reason why these parts can't be sums over so many samples, or up to so many if `fewer`; "" if not."""
     # n^2 times a variance, n sum x^2 - (sum x)^2, is never negative: sums that violate this have no samples.
-    if float(parts.samples) != samples:
-        return f"counts {float(parts.samples):g} samples, and {samples} follow from the local steps that were ordered"
+    told = float(parts.samples)
+    if told != samples and not (fewer and told.is_integer() and 0.0 <= told < samples):
+        return f"counts {told:g} samples, and {samples} follow from the local steps that were ordered"
     first = np.abs(np.asarray(parts.first, np.float64))
     second = np.asarray(parts.second, np.float64) + np.asarray(parts.second_rest, np.float64)
+    samples = int(told)
     if (first > samples * FARTHEST).any() or (second > samples * FARTHEST**2).any():
         return f"has samples beyond {FARTHEST:g}, whose squares float32 does not add up"
     if (samples * second < np.square(first) * (1.0 - ROUNDING) - UNDERFLOW).any():

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from fedrl.core.checks import check_one_of
-from fedrl.core.component import Call, component, record
+from fedrl.core.checks import check_one_of, check_positive
+from fedrl.core.component import Call, component, record, written
 from fedrl.core.environment import Discrete, Space
+from fedrl.core.errors import ConfigError
 from fedrl.core.ranges import Count
 from fedrl.core.types import Key, Params
 
@@ -37,10 +38,13 @@ class Network:
         init: `(key, space, outputs, gain) -> params`, for observations of this space and this number of outputs;
             `gain` scales the last layer.
         apply: `(params, observation) -> outputs`, from `[*features, num_envs]` to `[outputs, num_envs]`.
+        players: The number of players of a world, if each has parameters of its own; every batch then has the same
+            number of rows for each of them, player by player.
     """
 
     init: Callable[[Key, Space, int, float], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
+    players: int | None = None
     call: Call | None = None
 
 
@@ -81,6 +85,44 @@ def mlp(hidden: Sequence[Count] = (64, 64), activation: str = "tanh") -> Network
         return affine(params[-1]["weight"], params[-1]["bias"], x)
 
     return Network(init, apply)
+
+
+@component("network", reference="policies of independent learners: Tan (1993)")
+def per_player(network: Network = mlp(), players: Count = 2) -> Network:
+    """Give each player of a world parameters of its own, an array's first axis being the players'.
+
+    Without it, all players act with the same parameters (parameter sharing), and only what they observe tells them
+    apart.
+
+    Args:
+        network: The architecture, the same for each player.
+        players: The number of players of the world.
+
+    Raises:
+        ConfigError: `players` is below one, or `network` has players already.
+    """
+    check_positive(players=players)
+    if network.players is not None:
+        raise ConfigError(
+            f"{written(network)} has parameters of {network.players} players already. Give per_player a network of "
+            "one player, such as mlp()."
+        )
+
+    def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
+        return jax.vmap(lambda k: network.init(k, space, outputs, gain))(jax.random.split(key, players))
+
+    def apply(params: Params, observation: jax.Array) -> jax.Array:
+        count = observation.shape[-1]
+        if count % players:
+            raise ConfigError(
+                f"{count} observations came, and each of {players} players acts by parameters of its own, so that it "
+                "has to be known whose they are. Give those of all players at once, player by player."
+            )
+        dealt = observation.reshape(*observation.shape[:-1], players, -1)
+        outputs = jax.vmap(network.apply, (0, -2), -2)(params, dealt)
+        return outputs.reshape(outputs.shape[0], count)
+
+    return Network(init, apply, players)
 
 
 def _layer(key: Key, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:

@@ -49,6 +49,7 @@ def discounted(
     return jax.lax.scan(back, jnp.zeros_like(reward[0]), (reward, done), reverse=True, unroll=16)[1]
 
 
-def normalised(advantage: jax.Array) -> jax.Array:
-    """Shift and scale advantages to mean 0 and standard deviation 1 over the agent's own batch."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+def normalised(advantage: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+    """Shift and scale advantages to mean 0 and standard deviation 1 over the agent's own batch, without weight 0."""
+    counted = None if weight is None else weight > 0.0
+    return (advantage - advantage.mean(where=counted)) / (advantage.std(where=counted) + 1e-8)

@@ -1,4 +1,4 @@
-"""Rollouts of many copies of an environment with one policy.
+"""Rollouts of many copies of an environment with one policy, for all players of a world too.
 
 Position --collect--> Trajectory `[time, *features, num_envs]`, Position, Metrics     continues the current episodes
           episodes --> Episodes, Metrics                                               one whole episode per copy
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from fedrl.core.environment import AnyEnvironment, Environment, Noise, State, Timestep, compiled
 from fedrl.core.learner import Trajectory
 from fedrl.core.measures import Counting, counting, step_values
+from fedrl.core.players import Seen, copies_of, everyone, mean_over_players, rows, rows_of
 from fedrl.core.position import Position, deal, start
 from fedrl.core.types import Key, Metrics, PyTree
 
@@ -38,7 +39,7 @@ class Episodes(NamedTuple):
 
     Attributes:
         trajectory: Trajectory; after the end of an episode, rewards are zero and both end flags false.
-        playing: `[time, num_envs]`, whether the step belongs to the episode.
+        playing: `[time, num_envs]`, whether the step belongs to the episode, in a world to the life of the player.
         final: `[*features, num_envs]`, last observation of each episode.
     """
 
@@ -55,54 +56,62 @@ class Sampler(NamedTuple):
 
 
 def collect(
-    key: Key, environment: AnyEnvironment, env_params: PyTree, sampler: Sampler, steps: int, position: Position
+    key: Key,
+    environment: AnyEnvironment,
+    env_params: PyTree,
+    sampler: Sampler,
+    steps: int,
+    position: Position,
+    overview: bool = False,
 ) -> tuple[Trajectory, Position, Metrics]:
     """Take `steps` steps in every environment copy.
 
     The trajectory contains the observations before and after each step, so that the last observation of an episode is
-    available for bootstrapping although the copy has already begun its next episode.
+    available for bootstrapping although the copy has already begun its next episode. With `overview` it also contains
+    what an observer of the whole world saw; the sampler is not given it.
 
-    The metrics are sums over the episodes that ended: "episodes", "episode_return" and the environment's measures.
+    The metrics are sums over the episodes that ended: "episodes", "episode_return" and the environment's measures. The
+    return of an episode of a world is the mean over its players.
     """
     environment = compiled(environment)
-    num_envs = position.returned.shape[-1]
+    num_envs, players = position.returned.shape[-1], environment.players
     params, axis = deal(environment, env_params, num_envs)
-    reset = jax.vmap(environment.reset, (-1, axis), -1, axis_size=num_envs)  # there may be no noise
-    move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
+    copies = copies_of(environment, axis, num_envs)
     how = counting(environment.measures)
-    Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
+    Counted = tuple[Trajectory, jax.Array, jax.Array, dict[str, jax.Array]]
 
-    def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, Seen]:
+    def step(position: Position, noise: tuple[Noise, Noise, Noise]) -> tuple[Position, Counted]:
         for_action, for_step, for_reset = noise
-        action = sampler.choose(for_action, position.observation)
-        timestep, state = move(for_step, params, position.state, action)
+        action = sampler.choose(for_action, rows(position.observation, players))
+        timestep, state = copies.step(for_step, params, position.state, position.alive, action)
         # Every copy is reset in every step, and used where an episode ends: under `vmap`, a `cond` would compute both
         # branches anyway.
-        opening, fresh = reset(for_reset, params)
+        opening, fresh = copies.reset(for_reset, params)
         done = timestep.terminated | timestep.truncated
-        returned = position.returned + timestep.reward
+        returned = position.returned + mean_over_players(timestep.reward, players)
         running, counted = _counted(how, environment, timestep, position.measured, done)
-        seen = Trajectory(
-            position.observation,
-            action,
-            timestep.reward,
-            timestep.terminated,
-            timestep.truncated,
-            timestep.observation,
-        )
+        seen = copies.transition(Seen(position.observation, position.alive), action, timestep)
+        if overview and copies.overview is not None:
+            above = (copies.overview(params, at) for at in (position.state, state))
+            seen = seen._replace(**dict(zip(("overview", "next_overview"), above, strict=True)))
+
+        def renewed(opening: PyTree, here: PyTree) -> PyTree:
+            return jax.tree.map(lambda new, old: jnp.where(done, new, old), opening, here)
+
         after = Position(
-            jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, state),
-            jnp.where(done, opening.observation, timestep.observation),
+            renewed(fresh, state),
+            renewed(opening.observation, timestep.observation),
             jnp.where(done, 0.0, returned),
             jnp.where(done, 0, position.length + 1),
             {name: jnp.where(done, 0.0, x) for name, x in running.items()},
+            renewed(opening.alive, timestep.alive),
         )
-        return after, (seen, jnp.where(done, returned, 0.0), counted)
+        return after, (seen, done, jnp.where(done, returned, 0.0), counted)
 
     draw = _drawing(key, steps, num_envs)
-    noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step), draw(RESET, environment.draw_reset))
-    position, (trajectory, returns, counted) = jax.lax.scan(step, position, noise, length=steps)
-    done = trajectory.terminated | trajectory.truncated
+    for_actions = _drawing(key, steps, rows_of(environment, num_envs))(ACT, sampler.draw)
+    noise = (for_actions, draw(STEP, environment.draw_step), draw(RESET, environment.draw_reset))
+    position, (trajectory, done, returns, counted) = jax.lax.scan(step, position, noise, length=steps)
     counts = {"episodes": done.sum().astype(jnp.float32), "episode_return": returns.sum()}
     counts |= {name: x.sum() for name, x in counted.items()}
     return trajectory, position, counts | ({"steps": jnp.float32(steps * num_envs)} if how.steps else {})
@@ -121,41 +130,41 @@ def episodes(
     """Play one episode in every environment copy, cut off after `steps` steps; a copy idles after its episode."""
     environment = compiled(environment)
     params, axis = deal(environment, env_params, num_envs)
-    move = jax.vmap(environment.step, (-1, axis, -1, -1), -1)
+    copies, players = copies_of(environment, axis, num_envs), environment.players
     how = counting(environment.measures)
-    Carry = tuple[State, jax.Array, jax.Array]
-    Seen = tuple[Trajectory, jax.Array, dict[str, jax.Array]]
+    Carry = tuple[State, Seen, jax.Array]
+    Played = tuple[Trajectory, jax.Array, jax.Array, dict[str, jax.Array]]
 
-    def step(carry: Carry, noise: tuple[Noise, Noise]) -> tuple[Carry, Seen]:
-        state, observation, playing = carry
-        action = sampler.choose(noise[0], observation)
-        timestep, after = move(noise[1], params, state, action)
+    def step(carry: Carry, noise: tuple[Noise, Noise]) -> tuple[Carry, Played]:
+        state, shown, going = carry
+        action = sampler.choose(noise[0], rows(shown.observation, players))
+        timestep, after = copies.step(noise[1], params, state, shown.alive, action)
         values = _values(how, environment, timestep)
-        seen = Trajectory(
-            observation,
-            action,
-            jnp.where(playing, timestep.reward, 0.0),
-            timestep.terminated & playing,
-            timestep.truncated & playing,
-            timestep.observation,
+        seen = copies.transition(shown, action, timestep)
+        playing = everyone(going, players) if seen.alive is None else everyone(going, players) & seen.alive
+        seen = seen._replace(
+            reward=jnp.where(playing, seen.reward, 0.0),
+            terminated=seen.terminated & playing,
+            truncated=seen.truncated & playing,
         )
-        state, observation = jax.tree.map(
-            lambda new, old: jnp.where(playing, new, old), (after, timestep.observation), (state, observation)
+        state, shown = jax.tree.map(
+            lambda new, old: jnp.where(going, new, old),
+            (after, Seen(timestep.observation, timestep.alive)),
+            (state, shown),
         )
-        going = playing & ~(timestep.terminated | timestep.truncated)
-        return (state, observation, going), (seen, playing, values)
+        return (state, shown, going & ~(timestep.terminated | timestep.truncated)), (seen, playing, going, values)
 
     position = start(jax.random.fold_in(key, RESET), environment, env_params, num_envs)
-    draw = _drawing(key, steps, num_envs)
-    opening = (position.state, position.observation, jnp.ones(num_envs, bool))
-    noise = (draw(ACT, sampler.draw), draw(STEP, environment.draw_step))
-    (_, final, _), (trajectory, playing, values) = jax.lax.scan(step, opening, noise)
-    counts = {"episodes": jnp.float32(num_envs), "episode_return": trajectory.reward.sum()}
+    opening = (position.state, Seen(position.observation, position.alive), jnp.ones(num_envs, bool))
+    for_actions = _drawing(key, steps, rows_of(environment, num_envs))(ACT, sampler.draw)
+    noise = (for_actions, _drawing(key, steps, num_envs)(STEP, environment.draw_step))
+    (_, final, _), (trajectory, playing, going, values) = jax.lax.scan(step, opening, noise)
+    counts = {"episodes": jnp.float32(num_envs), "episode_return": trajectory.reward.sum() / (players or 1)}
     # The last step that was played, whether its episode terminated, was truncated, or was cut off here.
-    ends = playing & ~jnp.concatenate([playing[1:], jnp.zeros_like(playing[:1])])
-    counts |= {name: jnp.where(ends if name in how.last else playing, x, 0.0).sum() for name, x in values.items()}
-    counts |= {"steps": playing.sum().astype(jnp.float32)} if how.steps else {}
-    return Episodes(trajectory, playing, final), counts
+    ends = going & ~jnp.concatenate([going[1:], jnp.zeros_like(going[:1])])
+    counts |= {name: jnp.where(ends if name in how.last else going, x, 0.0).sum() for name, x in values.items()}
+    counts |= {"steps": going.sum().astype(jnp.float32)} if how.steps else {}
+    return Episodes(trajectory, playing, rows(final.observation, players)), counts
 
 
 def first_episodes(seen: Trajectory) -> Episodes:

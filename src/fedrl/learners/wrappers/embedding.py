@@ -56,7 +56,7 @@ def with_embedding(network: Network = mlp(), size: Count = 4) -> Network:
         vector = jnp.broadcast_to(params["embedding"][:, None], (size, flat.shape[-1]))
         return network.apply(params["network"], jnp.concatenate([flat, vector]))
 
-    return Network(init, apply)
+    return Network(init, apply, network.players)
 
 
 @component("learner", reference=JIN)

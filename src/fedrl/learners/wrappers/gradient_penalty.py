@@ -51,7 +51,7 @@ def gradient_penalty(learner: Traced[Learner], strength: Traced[NonNegative] = 0
 
     def penalised(state: PyTree, seen: Trajectory) -> tuple[Trajectory, Metrics]:
         scores = squared_scores(learner, policy_of(learner, state), seen.observation, seen.action)
-        return seen._replace(reward=seen.reward - strength * scores), {"squared_score": scores.mean()}
+        return seen._replace(reward=seen.reward - strength * scores), {"squared_score": scores.mean(where=seen.alive)}
 
     def learn(key: Key, state: PyTree, seen: Experience, context: LocalContext) -> tuple[PyTree, Metrics]:
         dearer, measured = penalised(state, seen)
@@ -105,6 +105,11 @@ def _check(learner: Learner) -> None:
         raise ConfigError(
             f"{written(learner)} takes no trajectory, and gradient_penalty changes the rewards of one. Use a learner "
             "that collects experience."
+        )
+    if learner.acts_for is not None:
+        raise ConfigError(
+            f"{written(learner)} acts by parameters of {learner.acts_for} players, and gradient_penalty differentiates "
+            "the policy at one observation, which does not say whose it is. Use a network that all players share."
         )
     if not _has_gradient(learner):
         raise ConfigError(

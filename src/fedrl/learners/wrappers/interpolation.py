@@ -115,11 +115,11 @@ def apfl(learner: Traced[Learner], share: Traced[Fraction] = 0.5, rate: Traced[N
         after = state._replace(global_state=global_state, acting=acting)
         if not learner.horizon:
             return (by_mixture, by_global), after, counts
-        return jax.tree.map(lambda m, w: jnp.concatenate([m, w], -1), by_mixture, by_global), after, counts
+        return beside(by_mixture, by_global, learner.num_envs), after, counts
 
     def learn(key: Key, state: ApflState, experience: Experience, context: LocalContext) -> tuple[ApflState, Metrics]:
         for_global, for_acting = (learner.split_key(each)[1] for each in jax.random.split(key))
-        by_mixture, by_global = halves(experience) if learner.horizon else experience
+        by_mixture, by_global = halves(experience, learner.num_envs) if learner.horizon else experience
         # Each model has noise of its own, if the learner adds any.
         keys = (None, None) if context.noise is None else tuple(jax.random.split(context.noise))
         shared = context._replace(noise=keys[0])
@@ -165,10 +165,24 @@ def apfl(learner: Traced[Learner], share: Traced[Fraction] = 0.5, rate: Traced[N
     )
 
 
-def halves(experience: Experience) -> tuple[Experience, Experience]:
-    """Split experience into that of the first and of the second half of the environment copies (the last axis)."""
-    first = jax.tree.map(lambda x: x[..., : x.shape[-1] // 2], experience)
-    return first, jax.tree.map(lambda x: x[..., x.shape[-1] // 2 :], experience)
+def beside(first: Experience, second: Experience, num_envs: int) -> Experience:
+    """Join experience from `num_envs` environment copies each; every player of a world keeps its rows together."""
+
+    def joined(a: jax.Array, b: jax.Array) -> jax.Array:
+        apart = [x.reshape(*x.shape[:-1], -1, num_envs) for x in (a, b)]
+        return jnp.concatenate(apart, -1).reshape(*a.shape[:-1], -1)
+
+    return jax.tree.map(joined, first, second)
+
+
+def halves(experience: Experience, num_envs: int) -> tuple[Experience, Experience]:
+    """Split experience into that of the first and of the second `num_envs` environment copies, as `beside` joins it."""
+
+    def part(x: jax.Array, of: slice) -> jax.Array:
+        return x.reshape(*x.shape[:-1], -1, 2 * num_envs)[..., of].reshape(*x.shape[:-1], -1)
+
+    first, second = slice(None, num_envs), slice(num_envs, None)
+    return jax.tree.map(lambda x: part(x, first), experience), jax.tree.map(lambda x: part(x, second), experience)
 
 
 def _check(learner: Learner, name: str) -> None:

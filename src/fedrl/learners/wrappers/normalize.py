@@ -21,6 +21,7 @@ Args of `normalize`:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,7 @@ from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of, restored
+from fedrl.core.players import players_of, rows_of
 from fedrl.core.ranges import Fraction, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.moments import (
@@ -62,7 +64,8 @@ class NormalizeState(NamedTuple):
         learner: State of the wrapped learner.
         moments: Moments that came with the adopted parameters, by name.
         sums: Sums over the samples since then, by name.
-        returned: `[num_envs]`, running discounted return of each environment copy; its spread scales the rewards.
+        returned: `[num_envs]`, running discounted return of each environment copy, in a world of each player in it;
+            its spread scales the rewards.
         position: Current episodes of the environment copies.
         env_params: Parameters of the agent's environment.
     """
@@ -120,7 +123,9 @@ def normalize(
         sampler = Sampler(
             lambda key, batch: key, lambda key, shown: learner.act(key, held, seen(state.moments, shown), False)
         )
-        raw, position, counts = roll_out(key, environment, state.env_params, sampler, learner.horizon, state.position)
+        raw, position, counts = roll_out(
+            key, environment, state.env_params, sampler, learner.horizon, state.position, learner.reads_overview
+        )
         return raw, state._replace(position=position), counts
 
     def adopt(state: NormalizeState, params: Params) -> NormalizeState:
@@ -151,7 +156,7 @@ def normalize(
         samples=learner.samples,
         horizon=learner.horizon,
         num_envs=learner.num_envs,
-        statistics=STATISTICS,
+        statistics=STATISTICS if players_of(environment) is None else STATISTICS_OF_A_WORLD,
         policy=None
         if learner.policy is None
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
@@ -160,6 +165,8 @@ def normalize(
         measures=learner.measures,
         gamma=learner.gamma,
         personalised=learner.personalised,
+        reads_overview=learner.reads_overview,
+        acts_for=learner.acts_for,
     )
 
 
@@ -170,7 +177,7 @@ def begun(learner: Learner, shapes: dict[str, tuple[int, ...]], key: Key, env_pa
         learner.init(for_learner, env_params),
         {name: unseen(shape) for name, shape in shapes.items()},
         {name: nothing(shape) for name, shape in shapes.items()},
-        jnp.zeros(learner.num_envs),
+        jnp.zeros(rows_of(learner.environment, learner.num_envs)),
         start(for_start, learner.environment, env_params, learner.num_envs),
         env_params,
     )
@@ -182,16 +189,18 @@ def counted(state: NormalizeState, raw: Trajectory, gamma: Number) -> NormalizeS
     moments, sums, returned = state.moments, dict(state.sums), state.returned
     if "observation" in sums:
         samples = jnp.moveaxis(raw.observation, 0, -1).reshape(*raw.observation.shape[1:-1], -1)
-        sums["observation"] = both(sums["observation"], count(moments["observation"], samples))
+        living = None if raw.alive is None else raw.alive.T.reshape(-1)
+        sums["observation"] = both(sums["observation"], count(moments["observation"], samples, living))
     if "return" in sums:
         returned, path = running_return(returned, raw, gamma)
-        sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1)))
+        living = None if raw.alive is None else raw.alive.reshape(-1)
+        sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1), living))
     return state._replace(sums=sums, returned=returned)
 
 
-def doubted(gathered: dict[str, Parts], samples: int) -> str:
-    """Return why these sums can't be over so many samples, or ""."""
-    doubts = ((name, doubt(gathered[name], samples)) for name in sorted(gathered))
+def doubted(gathered: dict[str, Parts], samples: int, fewer: bool = False) -> str:
+    """Return why these sums can't be over so many samples, or up to so many if `fewer`; "" if they can."""
+    doubts = ((name, doubt(gathered[name], samples, fewer)) for name in sorted(gathered))
     return next((f"what it counted of each {name} {found}" for name, found in doubts if found), "")
 
 
@@ -221,6 +230,8 @@ STATISTICS = Statistics(
     absorb=absorbed,
     doubt=doubted,
 )
+STATISTICS_OF_A_WORLD = STATISTICS._replace(doubt=partial(doubted, fewer=True))
+"""Players that have died are not counted, so that no server can know the number of samples."""
 
 
 def running_return(returned: jax.Array, seen: Trajectory, gamma: Number) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,74 @@
+"""A federation whose agents are worlds runs in every engine, and its runs are evaluated, filmed and loaded again."""
+
+import math
+import tomllib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import fedrl
+from fedrl.config import load
+from fedrl.config.build import build
+from fedrl.environments import navigation
+from fedrl.records.folder import open_folder
+from fedrl.runs.simulations import simulation_of
+
+WORLD = """
+name = "worlds"
+rounds = 2
+seeds = 1
+environment = { name = "navigation", max_steps = 6 }
+fleet.damping = { range = [0.2, 0.3] }
+federation.agents = 4
+evaluation = { episodes = 2, every = 0 }
+"""
+SIZES = "num_envs = 2, num_steps = 6, num_epochs = 1, num_minibatches = 2"
+SMALL = '{ name = "mlp", hidden = [4] }'
+IPPO = f'learner = {{ name = "ppo", network = {SMALL}, {SIZES} }}'
+OWN = f'{{ name = "per_player", network = {SMALL}, players = 3 }}'
+MAPPO = f'learner = {{ name = "mappo", network = {OWN}, critic = {SMALL}, {SIZES} }}'
+ENGINES = {
+    "server": IPPO,
+    "mappo": MAPPO,
+    "normalize": f'learner = {{ name = "normalize", learner = {{ name = "mappo", critic = {SMALL}, {SIZES} }} }}',
+    "gossip": f'{IPPO}\nfederation.topology = "ring"',
+    "tree": f'{IPPO}\nfederation.hierarchy = {{ name = "tree", branching = [2] }}',
+    "clock": f'{IPPO}\nfederation.clock.jitter = 0.2\nfederation.schedule = {{ name = "fed_async" }}',
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_worlds_are_trained_in_every_engine(name: str) -> None:
+    experiment = build(load(tomllib.loads(f"{WORLD}\n{ENGINES[name]}")))
+    with simulation_of(experiment, experiment.methods[0]) as simulation:
+        state = simulation.init(0)
+        before = jax.tree.leaves(simulation.params_of(state))
+        state, seen = simulation.round(state)
+        after = jax.tree.leaves(simulation.params_of(state))
+    assert not seen.rejected
+    assert all(np.isfinite(x).all() for x in after)
+    assert any((np.asarray(x) != np.asarray(y)).any() for x, y in zip(before, after, strict=True))
+
+
+def test_a_run_of_worlds_is_complete_and_its_policy_acts_for_all_players(tmp_path: Path) -> None:
+    table = tomllib.loads(f"{WORLD}\n{MAPPO}\nbaselines = {{ independent = true }}")
+    fedrl.run(table, tmp_path / "run")
+    folder = open_folder(tmp_path / "run")
+    summary = folder.summary()
+    assert set(summary["baselines"]) == {"independent"}
+    assert all(agent["return"] is not None for agent in summary["agents"])
+    assert {"covered", "collisions"} <= set(summary["measures"])
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "film.gif", "params.safetensors"}
+    policy = fedrl.load(tmp_path / "run")
+    evaluation = policy.evaluate(episodes=3)
+    assert all(math.isfinite(x) for x in evaluation.returns)
+    assert policy.evaluate(navigation(), episodes=3).returns is not None
+    for deterministic in (True, False):
+        with pytest.raises(
+            fedrl.ConfigError, match="parameters for each of 3 players, and an observation does not say"
+        ):
+            policy.predict(np.zeros((3, 14), np.float32), deterministic)
+    with pytest.raises(fedrl.ConfigError, match="parameters for each of 3 players"):
+        policy.export(tmp_path / "policy.py")
