@@ -36,6 +36,8 @@ class LinkFault(NamedTuple):
 class Hub:
     """The transport of one process of a coordinator."""
 
+    credentials = None
+
     def __init__(self, life: int, transcript: Transcript, going: threading.Event, passed: Callable[[], None]) -> None:
         self.life, self.transcript, self.going, self.passed = life, transcript, going, passed
         self.dead, self.address = False, ""

@@ -71,7 +71,7 @@ def test_an_override_into_the_default_of_a_section_alters_that_default() -> None
         (["federation.aggregator=fedprox"], "no known aggregator. 'fedprox' is an optimizer, and its place is "
          "learner.optimizer, where a list is a chain of several."),
         (["federation.aggregator.name=quantize"], "a stage, and its place is federation.stages or federation.down_"),
-        (["learner.optimizer=mlp"], "'mlp' is a network, and its place is learner.network."),
+        (["learner.optimizer=mlp"], "'mlp' is a network, and its place is learner.network or learner.critic."),
         (["optimizer=adam"], "'adam' is an optimizer, and its place is learner.optimizer"),
     ],
 )  # fmt: skip

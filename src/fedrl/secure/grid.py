@@ -47,10 +47,10 @@ def ring_sum(
     agents: Count,
     largest: Positive,
     minimum: Count = 2,
-    group_size: Whole = 0,
     protocol: str = "none",
     phase_s: PositiveDuration = math.inf,
     verified: bool = True,
+    group_size: Whole = 0,
 ) -> Summation:
     """Add updates modulo 2^32 on a grid, so that the server can be kept from reading more than the sum.
 
@@ -65,8 +65,6 @@ def ring_sum(
         agents: The largest number of agents in one sum.
         largest: The largest magnitude of an entry of an update, times its weight; behind a clip, its norm.
         minimum: The fewest updates of which a sum is opened; a round, or a group, with fewer is left out.
-        group_size: The fewest agents in a group, drawn anew for each version, for a rule that sees the mean of each
-            group, such as `median()`; 0 for one sum of all.
         protocol: The messages that are exchanged: "none" in a simulation of the sums alone; "masks", those of agents
             and coordinator with double masks (`fedrl.secure.agent`); "additive", those of additive shares among two
             aggregators (`fedrl.secure.additive`); "ckks", ciphertexts under a key that the coordinator lacks
@@ -74,6 +72,8 @@ def ring_sum(
         phase_s: Seconds after which a phase of the protocol ends without the agents whose messages are missing.
         verified: Whether agents compare by signatures, in one more phase of "masks", which set of agents they were
             shown. It is needed where the coordinator may deviate from the protocol.
+        group_size: The fewest agents in a group, drawn anew for each version, for a rule that sees the mean of each
+            group, such as `median()`; 0 for one sum of all.
 
     Raises:
         ConfigError: So many agents with so large entries leave no useful grid, they are too many for "ckks" or its
