@@ -162,6 +162,9 @@ class Environment:
         players: The number of players of a world; `step` then takes the action of each, `[*action, players]`. None for
             a single agent.
         overview: What an observer of the whole world sees, if training may read that.
+        attend: `(params, state, present) -> (observation, state)` of a world in which those of the mask `present`,
+            `[players]`, take part from now on, and the others are not there: nobody meets or sees them, and they do not
+            count in rewards. `reset` begins with all players. None if the world needs all of its players.
         call: The constructor call that made the environment.
     """
 
@@ -179,7 +182,21 @@ class Environment:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     players: int | None = None
     overview: Overview | None = None
+    attend: Callable[[PyTree, State, jax.Array], tuple[jax.Array, State]] | None = None
     call: Call | None = None
+
+
+class CommonWorld(NamedTuple):
+    """A world whose players are the agents of a federation, the first player the first agent.
+
+    Attributes:
+        world: The world.
+        leaves: Whether an agent that does not train is out of the world meanwhile. Otherwise its player acts on, with
+            the parameters that the agent holds.
+    """
+
+    world: Environment
+    leaves: bool = False
 
 
 @record
@@ -200,6 +217,8 @@ class HostEnvironment:
         choices: The parameters that are numbers of values which are none, such as strings: a fleet lists the values.
         open_rendered: `params -> ` one open Gymnasium environment that draws itself (render_mode "rgb_array"), for the
             parameters of one agent; None for an environment that can't be drawn.
+        common: The world whose players are the agents; its copies are those of all agents together, and a row is a
+            player. None if each agent has environments of its own.
         call: The constructor call that made the environment.
     """
 
@@ -212,6 +231,7 @@ class HostEnvironment:
     gymnasium_spaces: tuple[Any, Any] | None = None
     choices: tuple[str, ...] = ()
     open_rendered: Callable[[PyTree], Any] | None = None
+    common: CommonWorld | None = None
     call: Call | None = None
 
 
@@ -231,6 +251,16 @@ def compiled(environment: AnyEnvironment) -> Environment:
             "Run it with the executor fedrl.engines.executors.host.Host, the default for it."
         )
     return environment
+
+
+def common_of(environment: AnyEnvironment) -> CommonWorld | None:
+    """Return the world that the agents have in common; None if each has environments of its own."""
+    return environment.common if isinstance(environment, HostEnvironment) else None
+
+
+def may_fail(environment: AnyEnvironment) -> bool:
+    """Return whether an environment is stepped by another library: it may raise, and its state can't be saved."""
+    return isinstance(environment, HostEnvironment) and environment.common is None
 
 
 def draw_nothing(key: Key, batch: tuple[int, ...]) -> Noise:

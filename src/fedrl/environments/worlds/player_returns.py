@@ -49,8 +49,16 @@ def player_returns(world: Environment) -> Environment:
         living = None if before is None or timestep.alive is None else before & timestep.alive
         return earned(timestep, before), Rewarded(after, living)
 
+    def attend(params: PyTree, state: Rewarded, present: jax.Array) -> tuple[jax.Array, Rewarded]:
+        assert world.attend is not None
+        observation, inner = world.attend(params, state.state, present)
+        return observation, Rewarded(inner, state.alive)
+
     picture, above = world.picture, world.overview
     framed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
     whole = None if above is None else Overview(above.space, lambda params, at: above.see(params, at.state))
     declared = {**world.measures, **dict.fromkeys(names, Measure("episode", better="higher"))}
-    return replace(world, reset=reset, step=step, measures=declared, picture=framed, overview=whole)
+    attending = None if world.attend is None else attend
+    return replace(
+        world, reset=reset, step=step, measures=declared, picture=framed, overview=whole, attend=attending
+    )
