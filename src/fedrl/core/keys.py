@@ -45,7 +45,8 @@ class Stream(IntEnum):
     version before), ACTING (version, agent, again, local step) and () for a trained policy, EPISODES (version, agent,
     again, local step, environment copy), BEGINNING (rounds trained, agent, environment copy), BROKEN (the same), ANEW
     (number of restarts, agent, environment copy), SELECTION (), GROUPS (version), EVALUATION () and
-    (agent, episode), FLEET (), TUNING (number), SECRET (kind of party, level, number).
+    (agent, episode), FLEET (), TUNING (number), WORLD () and (calls of `train`, local step) for the noise of a common
+    world, ABSENT (calls of `train`, agent, local step) for agents that act in it without a job, SECRET (kind of party, level, number).
 
     Of a secret: ENCODE (version, again, consensus step), RULE (version), FINISH (version), DOWN (version, again).
 
@@ -72,6 +73,8 @@ class Stream(IntEnum):
     NOISE = 17
     SAMPLING = 18
     GROUPS = 19
+    WORLD = 20
+    ABSENT = 21
 
 
 Root = bytes
