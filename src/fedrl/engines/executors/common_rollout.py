@@ -26,8 +26,8 @@ from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.environments.worlds.common_world import PRESENT
 from fedrl.federation.federation import Federation
 
-BEGIN, STEP, RESET = 0, 1, 2
-"""The purposes of noise, below the key of a rollout."""
+RESET, STEP, BEGIN = 0, 1, 2
+"""The purposes of noise, below the key of a rollout; the first two as in `fedrl.learners.parts.rollout`."""
 
 
 class CommonPrograms(NamedTuple):
@@ -200,9 +200,7 @@ def _attended(common: CommonWorld, present: jax.Array) -> Environment:
     return replace(world, reset=reset, step=step)
 
 
-def _begun(
-    noise: Key, learner: Learner, common: CommonWorld, env_params: PyTree, present: jax.Array
-) -> Position:
+def _begun(noise: Key, learner: Learner, common: CommonWorld, env_params: PyTree, present: jax.Array) -> Position:
     """Return new episodes in all copies."""
     world, num_envs = _attended(common, present), learner.num_envs
     timestep, state = copies_of(world, None, num_envs).reset(world.draw_reset(noise, (num_envs,)), env_params)

@@ -20,11 +20,12 @@ import jax
 import numpy as np
 
 from fedrl.clocks.events import NOBODY
-from fedrl.core.errors import ConfigError
 from fedrl.core.environment import common_of
+from fedrl.core.errors import ConfigError
 from fedrl.core.keys import Keys, Stream, derived
 from fedrl.core.learner import Trajectory, check_gathers
 from fedrl.core.types import Params, PyTree
+from fedrl.engines.common_worlds import check_seats
 from fedrl.engines.executors.common_rollout import common_programs
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.host import Host
@@ -82,7 +83,9 @@ class CommonWorld(Host):
         environment = federation.learner.environment
         common = common_of(environment)
         if common is None:
-            raise ConfigError(f"{environment!r} is no common world: each agent has an environment of its own. Use Host.")
+            raise ConfigError(
+                f"{environment!r} is no common world: each agent has an environment of its own. Use Host."
+            )
         check_seats(federation, self.agents)
         self._settings = one_for_all(common.world, self._fleet)
         self._programs = common_programs(federation)
@@ -144,17 +147,3 @@ class CommonWorld(Host):
             lambda x: np.concatenate([np.asarray(x), np.zeros((len(x), beyond, *x.shape[2:]), x.dtype)], 1), trajectory
         )
         return padded, {name: np.where(active, np.asarray(x, np.float64), 0.0) for name, x in sums.items()}
-
-
-def check_seats(federation: Federation, agents: int) -> None:
-    """Refuse a common world with more or fewer players than agents; any other environment passes.
-
-    Raises:
-        ConfigError: The numbers differ.
-    """
-    common = common_of(federation.learner.environment)
-    if common is not None and common.world.players != agents:
-        raise ConfigError(
-            f"There {'is' if agents == 1 else 'are'} {agents} agent{'s' * (agents != 1)}, and {common.world!r} has "
-            f"{common.world.players} players: in a common world each agent is one player. Make the numbers equal."
-        )

@@ -17,13 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import component, written
-from fedrl.core.environment import CommonWorld, Environment, HostEnvironment, State, Timestep
+from fedrl.core.environment import CommonWorld, Environment, HostEnvironment, Noise, State, Timestep
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import Failure, HostStep
 from fedrl.core.measures import Measure, counting
 from fedrl.core.players import Seen, copies_of, rows
 from fedrl.core.types import Key, PyTree
 
+RESET, STEP = 0, 1
+"""The purposes of noise, below the key of a copy's episodes."""
 PRESENT = "players_present"
 """The measure of how many players are in the world, where agents that do not train leave it."""
 
@@ -63,7 +65,9 @@ def common_world(world: Environment, absent: Literal["act", "leave"] = "act") ->
             "or give the world a function `attend`."
         )
     if PRESENT in world.measures:
-        raise ConfigError(f"{world!r} has a measure {PRESENT!r}, which is that of a common world. Give it another name.")
+        raise ConfigError(
+            f"{world!r} has a measure {PRESENT!r}, which is that of a common world. Give it another name."
+        )
     play = _Play(world, leaves)
 
     def open(params: PyTree, workers: int | None = None) -> Copies:
@@ -113,8 +117,8 @@ class _Play:
         return fresh if playing is None else _chosen(anew, fresh, playing)
 
     def _opened(self, params: PyTree, key: Key, time: jax.Array) -> tuple[Timestep, State]:
-        draw = jax.vmap(lambda k, t: self._world.draw_reset(jax.random.fold_in(jax.random.fold_in(k, 0), t), ()), 0, -1)
-        return copies_of(self._world, None, len(key)).reset(draw(key, time), params)
+        noise = _drawn(self._world.draw_reset, RESET, key, time)
+        return copies_of(self._world, None, len(key)).reset(noise, params)
 
     def _step(
         self, params: PyTree, playing: Playing, action: jax.Array, going: jax.Array
@@ -122,8 +126,8 @@ class _Play:
         """Step the copies of the mask `going`; return also what the rows see, and the measures."""
         world, players, (key, time, state, seen) = self._world, self._world.players, playing
         copies = copies_of(world, None, len(key))
-        draw = jax.vmap(lambda k, t: world.draw_step(jax.random.fold_in(jax.random.fold_in(k, 1), t), ()), 0, -1)
-        timestep, after = copies.step(draw(key, time), params, state, seen.alive, action)
+        noise = _drawn(world.draw_step, STEP, key, time)
+        timestep, after = copies.step(noise, params, state, seen.alive, action)
         moved = copies.transition(seen, action, timestep)
         opening, fresh = self._opened(params, key, time + 1)
         done = timestep.terminated | timestep.truncated
@@ -145,6 +149,15 @@ class _Play:
         return now, {name: jnp.moveaxis(x, -1, 0) for name, x in found.items()}, values
 
 
+def _drawn(source: Callable[[Key, tuple[int, ...]], Noise], purpose: int, key: Key, time: jax.Array) -> Noise:
+    """Return the noise of each copy, on the last axis, by its own key."""
+
+    def draw(key: Key, time: jax.Array) -> Noise:
+        return source(jax.random.fold_in(jax.random.fold_in(key, purpose), time), ())
+
+    return jax.vmap(draw, 0, -1)(key, time)
+
+
 def _chosen(where: jax.Array, new: Playing, old: Playing) -> Playing:
     """Return the copies of the mask from the one, and the others from the other."""
     key, time = (jnp.where(where, a, b) for a, b in ((new.key, old.key), (new.time, old.time)))
@@ -160,7 +173,8 @@ class Copies:
 
     def __init__(self, world: Environment, play: _Play, params: PyTree) -> None:
         assert world.players is not None
-        self.name, self.failed = written(world), dict[int, Failure]()
+        self.name = written(world)
+        self.failed: Mapping[int, Failure] = {}
         self._play, self._players = play, world.players
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(params)]
         self._copies = check_rows(world, len(leaves[0]))

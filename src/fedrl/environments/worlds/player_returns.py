@@ -59,6 +59,4 @@ def player_returns(world: Environment) -> Environment:
     whole = None if above is None else Overview(above.space, lambda params, at: above.see(params, at.state))
     declared = {**world.measures, **dict.fromkeys(names, Measure("episode", better="higher"))}
     attending = None if world.attend is None else attend
-    return replace(
-        world, reset=reset, step=step, measures=declared, picture=framed, overview=whole, attend=attending
-    )
+    return replace(world, reset=reset, step=step, measures=declared, picture=framed, overview=whole, attend=attending)

@@ -1,0 +1,320 @@
+"""The players of one world are the agents of the federation: rows, absences, checkpoints, topologies and refusals."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fedrl.aggregators import mean
+from fedrl.clocks import clock
+from fedrl.core.errors import ConfigError, UnsoundError
+from fedrl.core.keys import agent_secret, keys_of
+from fedrl.core.learner import explore
+from fedrl.core.position import Position
+from fedrl.engines.distributed.choices import ray
+from fedrl.engines.executors.common_rollout import collected
+from fedrl.engines.executors.host import Host
+from fedrl.engines.halves.agent import AgentHalf
+from fedrl.engines.simulate import simulate
+from fedrl.engines.topologies.choices import gossip, isolated
+from fedrl.environments import cartpole, climbing, common_world, fleet, held_out, matching_pennies, navigation
+from fedrl.environments.adapters import gymnasium
+from fedrl.federation.federate import federate
+from fedrl.learners import a2c, mappo, mlp, per_player, q_table, reinforce
+from fedrl.learners.parts.rollout import ACT, Sampler, collect
+from fedrl.runs.evaluate import played
+from fedrl.server import uniform
+from fedrl.server.scheduler import Scheduler
+from fedrl.server.schedules import fed_async, synchronous
+from fedrl.topologies import metropolis, ring, tree
+from tests.support.worlds import LENGTH, PLAYERS, mortal
+
+SMALL = mlp(hidden=[4])
+ACTING, NOISE = jax.random.split(jax.random.key(5), PLAYERS), jax.random.key(6)
+EVERYONE = (True, True, True)
+
+
+def small(environment, steps=7):
+    return a2c(environment, network=SMALL, num_envs=2, num_steps=steps)
+
+
+def attending():
+    """A world of the dying from which players may be absent; nobody sees anybody there."""
+
+    def attend(params, state, present):
+        del params
+        return jnp.stack([jnp.arange(3.0), jnp.full(3, state.state.time, jnp.float32)]) / LENGTH, state
+
+    return replace(mortal(), attend=attend)
+
+
+def opened(learner):
+    """The first position of the copies of a world, and parameters of three agents, each of its own seed."""
+    environment, copies = learner.environment, learner.num_envs
+    world = environment.common.world
+    noise = world.draw_reset(jax.random.key(0), (copies,))
+    timestep, state = jax.vmap(world.reset, (-1, None), -1, axis_size=copies)(noise, world.params)
+    summed = {name: jnp.zeros(copies) for name, m in environment.measures.items() if (m.per, m.take) != ("step", "sum")}
+    summed = {name: x for name, x in summed.items() if environment.measures[name].take != "last"}
+    none, length, alive = jnp.zeros(timestep.reward.shape), jnp.zeros(copies, jnp.int32), timestep.alive
+    alive = None if alive is None else jnp.ones_like(alive)
+    states = jax.vmap(lambda key: learner.init(key, world.params))(jax.random.split(jax.random.key(9), PLAYERS))
+    return Position(state, timestep.observation, none, length, summed, alive), (jax.vmap(learner.params)(states),)
+
+
+def rolled(learner, position, params, present=EVERYONE):
+    def roll(position, present):
+        return collected(ACTING, NOISE, learner, params, learner.environment.params, present, position)
+
+    return jax.jit(roll)(position, jnp.asarray(present))
+
+
+def replayed(actions):
+    """A policy that takes the actions of a trajectory: it knows each step by its key."""
+    known = jax.random.key_data(jax.random.split(jax.random.fold_in(NOISE, ACT), len(actions)))
+
+    def choose(drawn, shown):
+        del shown
+        return jnp.asarray(actions)[jnp.argmax((known == drawn).all(-1))]
+
+    return Sampler(lambda key, batch: jax.random.key_data(key), choose)
+
+
+def same(one, other):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("world", [navigation(max_steps=5), mortal(filler=np.nan)], ids=["navigation", "mortal"])
+def test_the_joint_trajectory_is_the_compiled_worlds_with_the_same_actions(world):
+    learner = small(common_world(world))
+    position, params = opened(learner)
+    seen, after, sums = rolled(learner, position, params)
+    whole = position._replace(returned=jnp.zeros(learner.num_envs))
+    twin, reached, counts = jax.jit(
+        lambda at: collect(NOISE, world, world.params, replayed(seen.action), learner.horizon, at)
+    )(whole)
+    same(seen, twin)  # observations, rewards, ends and deaths of every row, over the end of an episode
+    same((after.state, after.observation, after.length), (reached.state, reached.observation, reached.length))
+    assert np.asarray(seen.reward).any() and (np.asarray(sums["episodes"]) == float(counts["episodes"])).all()
+    assert float(sums["episode_return"].mean()) == pytest.approx(float(counts["episode_return"]), rel=1e-6)
+    if world.picture is None:  # every player is rewarded differently
+        returns = [float(counts[f"player_{k + 1}_return"]) for k in range(PLAYERS)]
+        np.testing.assert_allclose(sums["episode_return"], returns, rtol=1e-6)
+        assert len(set(returns)) == PLAYERS
+
+
+def test_every_row_is_acted_in_by_its_own_agent_with_its_own_key():
+    learner = small(common_world(navigation(max_steps=5)))
+    position, params = opened(learner)
+    seen, *_ = rolled(learner, position, params)
+    for k in range(PLAYERS):
+        own, mine = jax.tree.map(lambda x, k=k: x[k], params), slice(2 * k, 2 * k + 2)
+
+        def acted(t, shown, k=k, own=own):
+            return explore(learner, jax.random.fold_in(ACTING[k], t), own, shown)
+
+        actions = jax.vmap(acted)(jnp.arange(learner.horizon), seen.observation[..., mine])
+        np.testing.assert_array_equal(seen.action[:, mine], actions)
+
+
+def test_who_leaves_is_not_there_and_who_comes_back_is_where_it_was():
+    learner = small(common_world(navigation(max_steps=20), "leave"))
+    position, params = opened(learner)
+    present = (True, False, True)
+    params_of_world = learner.environment.params
+    attended = jax.vmap(learner.environment.common.world.attend, (None, -1, None), -1)
+    position = position._replace(
+        state=attended(params_of_world, position.state, jnp.ones(3, bool))[1], alive=jnp.ones((3, 2), bool)
+    )
+    seen, after, sums = rolled(learner, position, params, present)
+    alive = np.asarray(seen.alive).reshape(7, 3, 2)
+    assert not alive[:, 1].any() and alive[:, [0, 2]].all()
+    assert not np.asarray(seen.reward).reshape(7, 3, 2)[:, 1].any()
+    # The others are two, and see nobody in the place of the third: their last four numbers are two players'.
+    near = np.asarray(seen.observation).reshape(7, 14, 3, 2)[:, 10:]
+    assert not near[:, [0, 2], 0].any() and near[:, [1, 3], 0].any()  # player 0 sees players 1 and 2
+    assert (np.asarray(sums["players_present"]) == 2 * np.asarray(sums["steps"])).all()
+    where = np.asarray(position.state.state.position)
+    np.testing.assert_array_equal(after.state.state.position[:, 1], where[:, 1])
+    back, _, sums = rolled(learner, after, params)
+    assert np.asarray(back.alive).all()
+    np.testing.assert_array_equal(
+        np.asarray(back.observation).reshape(7, 14, 3, 2)[0, 2:4, 1], np.asarray(after.state.state.position)[:, 1]
+    )
+    assert (np.asarray(sums["players_present"]) == 3 * np.asarray(sums["steps"])).all()
+
+
+def test_the_dead_stay_dead_when_they_come_back_and_live_with_the_next_episode():
+    learner = small(common_world(attending(), "leave"), steps=2)
+    position, params = opened(learner)
+    position = position._replace(alive=jnp.ones((3, 2), bool))
+    alive = []
+    for present in (EVERYONE, (True, False, True), EVERYONE, (False, True, True)):
+        seen, position, _ = rolled(learner, position, params, present)
+        alive.append(np.asarray(seen.alive).reshape(2, 3, 2)[:, :, 0])
+    # Player 1 dies in the first step and player 2 in the second; the episode ends with the fifth.
+    np.testing.assert_array_equal(
+        np.concatenate(alive[:3]).astype(int), [[1, 1, 1], [1, 0, 1], *[[1, 0, 0]] * 3, [1] * 3]
+    )
+    # In the fourth stretch, player 0 is out: player 2 is alone, and with its death nobody is left, so a new one begins.
+    np.testing.assert_array_equal(alive[3].astype(int), [[0, 0, 1], [0, 1, 1]])
+
+
+def two_players(**given):
+    """Matching pennies, in which the second player wins what the first loses."""
+    return federate(small(common_world(matching_pennies(), **given), steps=4), mean(), local_steps=2)
+
+
+def run(federation, agents=2, rounds=2, state=None, **given):
+    """The state and the last results of a simulation, in copies."""
+    environment = federation.learner.environment
+    with simulate(federation, fleet(environment, agents), **given) as simulation:
+        state = simulation.init(0) if state is None else jax.tree.map(jnp.array, state)
+        for _ in range(rounds):
+            state, seen = simulation.round(state)
+        params = simulation.params_of(simulation.adopt(state))
+    return jax.tree.map(np.array, state), seen, params
+
+
+def test_every_agent_is_rewarded_as_its_own_player():
+    _, seen, _ = run(two_players())
+    sums = {name: np.asarray(x) for name, x in seen.metrics.items()}
+    assert (sums["episodes"] == 2 * 2 * 4).all() and sums["episode_return"].any()
+    np.testing.assert_array_equal(sums["episode_return"], [sums["player_1_return"][0], sums["player_2_return"][1]])
+    assert sums["episode_return"].sum() == 0.0
+
+
+def test_neither_blocks_nor_their_order_change_what_agents_learn():
+    world = common_world(navigation(max_steps=5))
+    federation = federate(small(world), mean(), local_steps=2)
+    given = {"agents": 3, "local_steps": [1, 2, 2], "topology": isolated()}
+    one, seen, params = run(federation, block=1, **given)
+    for other, order in ((2, [2, 0, 1]), (1, [1, 2, 0])):
+        _, again, found = run(federation, block=other, order=order, **given)
+        for a, b in zip(jax.tree.leaves((params, seen.metrics)), jax.tree.leaves((found, again.metrics)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    assert any((x[0] != x[1]).any() for x in jax.tree.leaves(params))  # each has learned from rows of its own
+
+
+@pytest.mark.parametrize("absent", ["act", "leave"])
+def test_a_checkpoint_continues_to_the_last_bit_in_the_middle_of_an_episode(absent):
+    federation = federate(small(common_world(navigation(max_steps=5), absent)), mean())
+    given = {
+        "agents": 3,
+        "clock": clock(step_s=[1.0, 1.5, 2.0], drop_out=0.4),
+        "scheduler": Scheduler(synchronous(), uniform(2)),
+    }
+    half, *_ = run(federation, rounds=2, **given)
+    assert half.engine_state.team.world.any()
+    whole, *_ = run(federation, rounds=4, **given)
+    same(run(federation, rounds=2, state=half, **given)[0], whole)
+
+
+@pytest.mark.parametrize("absent", ["act", "leave"])
+def test_agents_that_are_not_selected_act_on_or_leave_and_do_not_learn(absent):
+    federation = federate(small(common_world(navigation(max_steps=5), absent)), mean())
+    with simulate(federation, fleet(federation.learner.environment, 3), topology=isolated()) as simulation:
+        state = simulation.init(0)
+        before = jax.tree.map(np.array, simulation.params_of(state))
+        state, seen = simulation.round(state, cohort=[0, 2])
+        after = simulation.params_of(state)
+    moved = [
+        any((x[k] != y[k]).any() for x, y in zip(*map(jax.tree.leaves, (before, after)), strict=True)) for k in range(3)
+    ]
+    assert moved == [True, False, True]
+    counts = {name: np.asarray(x)[[0, 2]] for name, x in seen.metrics.items()}
+    assert (counts["episodes"] == 2).all() and counts["episode_return"].all()
+    if absent == "leave":
+        assert (counts["players_present"] == 2 * counts["steps"]).all()
+
+
+def test_players_leave_and_join_with_the_drop_outs_of_the_clock():
+    federation = federate(small(common_world(navigation(max_steps=5), "leave")), mean())
+    present = []
+    with simulate(federation, fleet(federation.learner.environment, 3), clock=clock(step_s=1.0, drop_out=0.4)) as one:
+        state = one.init(0)
+        for _ in range(6):
+            state, seen = one.round(state)
+            here = np.flatnonzero(seen.metrics["episodes"])
+            assert len(here) + seen.clock_stats.dropped == 3
+            assert (seen.metrics["players_present"][here] == len(here) * seen.metrics["steps"][here]).all()
+            present.append(len(here))
+    assert min(present) < 3 == max(present)  # some drop out, and join again
+
+
+TOPOLOGIES = {
+    "server": {},
+    "tree": {"topology": tree([2], periods=[2, 1])},
+    "gossip": {"topology": gossip(ring(), metropolis())},
+    "isolated": {"topology": isolated()},
+    "asynchronous": {"scheduler": fed_async(), "clock": clock(step_s=[1.0, 1.3, 1.7])},
+}
+
+
+@pytest.mark.parametrize("name", TOPOLOGIES)
+def test_every_topology_and_clock_merges_updates_of_players(name):
+    federation = federate(small(common_world(navigation(max_steps=5))), mean())
+    _, seen, params = run(federation, agents=3, **TOPOLOGIES[name])
+    assert not seen.rejected and np.isfinite(np.concatenate([x.reshape(-1) for x in jax.tree.leaves(params)])).all()
+    alike = all((x == x[:1]).all() for x in jax.tree.leaves(params))
+    assert alike == (name in ("server", "asynchronous"))
+
+
+def test_learners_of_whole_episodes_begin_them_together():
+    learner = reinforce(common_world(navigation(max_steps=5)), network=SMALL, episodes_per_step=2)
+    _, seen, _ = run(federate(learner, mean(), local_steps=2), agents=3, rounds=1)
+    np.testing.assert_array_equal(seen.metrics["episodes"], [4.0] * 3)
+
+
+def test_all_agents_are_evaluated_together_each_with_its_own_policy():
+    # The second player wins if both show different sides: agents that always show one side are told apart.
+    learner = small(common_world(matching_pennies()), steps=4)
+    state = learner.init(jax.random.key(0), learner.environment.params)
+    zero = jax.tree.map(jnp.zeros_like, learner.params(state))
+
+    def showing(side):
+        layer = zero["actor"][-1]
+        return {**zero, "actor": (*zero["actor"][:-1], {**layer, "bias": layer["bias"].at[side].set(5.0)})}
+
+    for sides, won in (((0, 0), 1.0), ((0, 1), -1.0)):
+        params = jax.tree.map(lambda *x: jnp.stack(x), *map(showing, sides))
+        found = played(learner, fleet(learner.environment, 2), params, 3, 0, stacked=True)
+        np.testing.assert_array_equal(found.returns, [[won] * 3, [-won] * 3])
+
+
+def test_a_common_world_is_refused_where_it_can_not_be():
+    world = common_world(navigation(max_steps=5))
+    federation = federate(small(world), mean())
+    with pytest.raises(ConfigError, match="agents is 4, and .* has 3 players"):
+        simulate(federation, fleet(world, 4))
+    with pytest.raises(ConfigError, match="damping is .*, which differs between agents, and in .* one world"):
+        fleet(world, 3, {"damping": {"range": [0.1, 0.3]}})
+    several = fleet(navigation(), 3, {"damping": [0.1, 0.2, 0.3]})
+    with pytest.raises(ConfigError, match="The parameter 'damping' of .* differs between agents"):
+        simulate(federation, several)
+    with pytest.raises(ConfigError, match="share one world.*held_out = 0"):
+        held_out(world, 2, {}, jax.random.key(0))
+    with pytest.raises(ConfigError, match="worker processes, and the players of .* meet in every step"):
+        simulate(federation, fleet(world, 3), executor=ray(2))
+    with pytest.raises(ConfigError, match="The players of .* are the agents, and Host steps"):
+        simulate(federation, fleet(world, 3), executor=Host)
+    keys = keys_of(0)
+    with pytest.raises(ConfigError, match="processes of their own, and the players of"):
+        AgentHalf(federation, 0, world.params, keys.run.tobytes(), agent_secret(keys, 0))
+    with pytest.raises(UnsoundError, match="absent is 'leave'.*there are no rounds"):
+        leaving = federate(small(common_world(navigation(), "leave")), mean())
+        simulate(leaving, fleet(world, 3), scheduler=fed_async(), clock=clock(step_s=1.0))
+    with pytest.raises(ConfigError, match="does not say what it is without one of its players"):
+        common_world(climbing(), "leave")
+    with pytest.raises(ConfigError, match="has a single agent"):
+        common_world(cartpole())
+    with pytest.raises((ConfigError, TypeError), match="world"):
+        common_world(gymnasium("CartPole-v1"))
+    with pytest.raises(UnsoundError, match="collects its own experience"):
+        simulate(federate(q_table(common_world(mortal(table=True))), mean()), fleet(mortal(table=True), 3))
+    for make in (lambda: mappo(world), lambda: a2c(world, network=per_player(mlp(), 3))):
+        with pytest.raises(ConfigError):
+            make()
