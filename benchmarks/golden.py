@@ -233,6 +233,14 @@ num_steps = 16
 num_epochs = 2
 num_minibatches = 2
 """,
+    # the players of one world as agents, of which some leave it and come back
+    "common_world": f"""
+environment = {{ name = "common_world", world = {{ name = "navigation", max_steps = 16 }}, absent = "leave" }}
+learner = {{ {A2C}, network = {SMALL} }}
+federation.agents = 3
+federation.local_steps = [1, 2, 2]
+federation.clock = {{ step_s = 1.0, drop_out = 0.3 }}
+""",
 }
 ROUNDS = 6
 

@@ -44,9 +44,9 @@ class Stream(IntEnum):
     Of a run: SERVER (), AGENTS (agent, number of restarts), TRAINING (version, agent, how often it has received that
     version before), ACTING (version, agent, again, local step) and () for a trained policy, EPISODES (version, agent,
     again, local step, environment copy), BEGINNING (rounds trained, agent, environment copy), BROKEN (the same), ANEW
-    (number of restarts, agent, environment copy), SELECTION (), GROUPS (version), EVALUATION () and
-    (agent, episode), FLEET (), TUNING (number), WORLD () and (calls of `train`, local step) for the noise of a common
-    world, ABSENT (calls of `train`, agent, local step) for agents that act in it without a job, SECRET (kind of party, level, number).
+    (number of restarts, agent, environment copy), SELECTION (), GROUPS (version), EVALUATION () and (agent, episode),
+    FLEET (), TUNING (number), WORLD () and (rounds trained, local step) of a common world, ABSENT (rounds trained,
+    agent, local step) of agents that act in it without a job, SECRET (kind of party, level, number).
 
     Of a secret: ENCODE (version, again, consensus step), RULE (version), FINISH (version), DOWN (version, again).
 

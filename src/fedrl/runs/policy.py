@@ -34,7 +34,7 @@ from fedrl.records import checkpoint, folder
 from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sampling
 from fedrl.runs.export import Exported, Reference, export_policy
 from fedrl.runs.film import Film
-from fedrl.runs.policy_evaluation import PolicyEvaluation, given_environment, of_run, outside
+from fedrl.runs.policy_evaluation import check_companions, PolicyEvaluation, given_environment, of_run, outside
 from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, open_policy, seed_in, whose
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.rendering import Actor, render
@@ -126,6 +126,7 @@ class TrainedPolicy:
         """
         if environment is None:
             experiment = self._experiment()
+            check_companions(experiment, self.agent)
             setting = setting_of(experiment, self.agent or 0)
             return render(self.actor, experiment.environment, setting, seed, Path(path))
         environment = given_environment(environment)

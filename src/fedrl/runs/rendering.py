@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.environment import AnyEnvironment, Environment, Picture
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Picture
 from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
-from fedrl.core.players import Seen
-from fedrl.core.types import Params, PyTree
+from fedrl.core.players import Seen, dealt, rows
+from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.executors.host_rollout import instance_seeds
 from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.environments.adapters.gymnasium import RENDER_MODE, check_render_mode
@@ -122,6 +122,8 @@ def episode_of(actor: Actor, environment: AnyEnvironment | gym.Env, env_params: 
     Raises:
         ConfigError: The environment can't be drawn.
     """
+    if isinstance(environment, HostEnvironment) and environment.common is not None:
+        environment = environment.common.world
     if isinstance(environment, Environment):
         yield _compiled_episode(actor, environment, env_params, seed)
         return
@@ -151,6 +153,20 @@ def _without_screen() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def together(actor: Actor, world: Environment) -> Actor:
+    """Return the policies of all players of a world as one, from an actor whose parameters have a leading agent axis."""
+    learner, players = actor.learner, world.players
+
+    def act(key: Key, params: Params, observation: jax.Array, greedy: bool) -> jax.Array:
+        def one(number: jax.Array, own: Params, seen: jax.Array) -> jax.Array:
+            return learner.act(jax.random.fold_in(key, number), own, seen, greedy)
+
+        shown = jnp.moveaxis(dealt(observation, players), -2, 0)
+        return rows(jnp.moveaxis(jax.vmap(one)(jnp.arange(len(shown)), params, shown), 0, -2), players)
+
+    return actor._replace(learner=replace(learner, environment=world, act=act))
 
 
 def _compiled_episode(actor: Actor, environment: Environment, env_params: PyTree, seed: int) -> Episode:

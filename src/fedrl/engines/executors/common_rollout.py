@@ -168,7 +168,8 @@ def collected(
 
 def _common(learner: Learner) -> CommonWorld:
     common = common_of(learner.environment)
-    assert common is not None and common.world.players is not None
+    assert common is not None
+    assert common.world.players is not None
     return common
 
 
