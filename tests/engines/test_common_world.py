@@ -1,14 +1,19 @@
 """The players of one world are the agents of the federation: rows, absences, checkpoints, topologies and refusals."""
 
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import fedrl
 from fedrl.aggregators import mean
 from fedrl.clocks import clock
+from fedrl.config import load
+from fedrl.config.build import build
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import agent_secret, keys_of
 from fedrl.core.learner import explore
@@ -24,6 +29,7 @@ from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mappo, mlp, per_player, q_table, reinforce
 from fedrl.learners.parts.rollout import ACT, Sampler, collect
+from fedrl.records.folder import open_folder
 from fedrl.runs.evaluate import played
 from fedrl.server import uniform
 from fedrl.server.scheduler import Scheduler
@@ -334,3 +340,36 @@ def test_a_common_world_is_refused_where_it_can_not_be():
     for make in (lambda: mappo(world), lambda: a2c(world, network=per_player(mlp(), 3))):
         with pytest.raises(ConfigError):
             make()
+
+
+RUN = """
+name = "players"
+rounds = 2
+seeds = 1
+environment = { name = "common_world", world = { name = "navigation", max_steps = 6 }, absent = "leave" }
+fleet.damping = 0.3
+learner = { name = "a2c", network = { name = "mlp", hidden = [4] }, num_envs = 2, num_steps = 6 }
+federation = { agents = 3, topology = "ring", clock = { step_s = 1.0, drop_out = 0.2 } }
+evaluation = { episodes = 2, every = 0 }
+"""
+
+
+def test_a_run_of_players_is_complete_and_says_who_was_there(tmp_path: Path) -> None:
+    fedrl.run(tomllib.loads(RUN), tmp_path / "run")
+    folder = open_folder(tmp_path / "run")
+    summary, (first, *_) = folder.summary(), folder.records()
+    assert all(agent["return"] is not None for agent in summary["agents"])
+    assert {"covered", "collisions", "players_present"} <= set(summary["measures"])
+    assert 0 < first["measures"]["players_present"] <= 3
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"report.html", "film.gif", "params.safetensors"}
+    policy = fedrl.load(tmp_path / "run", agent=1)
+    with pytest.raises(ConfigError, match=r"the policy of agent 1, and in .* the other players act by policies"):
+        policy.evaluate(episodes=1)
+    assert np.isfinite(policy.evaluate(navigation(), episodes=2).returns).all()
+    table = tomllib.loads(RUN) | {"baselines": {"centralised": True}}
+    with pytest.raises(ConfigError, match=r"baselines.centralised is true, and in .* each agent is one player"):
+        build(load(table))
+    with pytest.raises(ConfigError, match="worker processes, and the players of"):
+        build(load(tomllib.loads(RUN) | {"executor": "ray"}))
+    with pytest.raises(ConfigError, match="on_environment_error is 'restart'"):
+        build(load(tomllib.loads(RUN) | {"on_environment_error": "restart"}))

@@ -34,7 +34,7 @@ from fedrl.records import checkpoint, folder
 from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sampling
 from fedrl.runs.export import Exported, Reference, export_policy
 from fedrl.runs.film import Film
-from fedrl.runs.policy_evaluation import check_companions, PolicyEvaluation, given_environment, of_run, outside
+from fedrl.runs.policy_evaluation import PolicyEvaluation, check_companions, given_environment, of_run, outside
 from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, open_policy, seed_in, whose
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.rendering import Actor, render

@@ -156,7 +156,7 @@ def _without_screen() -> Iterator[None]:
 
 
 def together(actor: Actor, world: Environment) -> Actor:
-    """Return the policies of all players of a world as one, from an actor whose parameters have a leading agent axis."""
+    """Return the policies of all players of a world as one; the parameters of the actor have a leading agent axis."""
     learner, players = actor.learner, world.players
 
     def act(key: Key, params: Params, observation: jax.Array, greedy: bool) -> jax.Array:
