@@ -18,6 +18,7 @@ from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.keys import agent_secret, keys_of
 from fedrl.core.learner import explore
 from fedrl.core.position import Position
+from fedrl.core.stage import Noise
 from fedrl.engines.distributed.choices import ray
 from fedrl.engines.executors.common_rollout import collected
 from fedrl.engines.executors.host import Host
@@ -29,6 +30,7 @@ from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.learners import a2c, mappo, mlp, per_player, q_table, reinforce
 from fedrl.learners.parts.rollout import ACT, Sampler, collect
+from fedrl.privacy import local_gaussian
 from fedrl.records.folder import open_folder
 from fedrl.runs.evaluate import played
 from fedrl.server import uniform
@@ -328,6 +330,10 @@ def test_a_common_world_is_refused_where_it_can_not_be():
     keys = keys_of(0)
     with pytest.raises(ConfigError, match="processes of their own, and the players of"):
         AgentHalf(federation, 0, world.params, keys.run.tobytes(), agent_secret(keys, 0))
+    noisy = replace(federation.learner, noise=Noise(None, 1.0, "agent", "trajectory", "add-remove"))
+    for found in (federate(small(world), mean(), local_gaussian(1.0, 0.5)), replace(federation, learner=noisy)):
+        with pytest.raises(UnsoundError, match="an agent's actions change what all others observe"):
+            simulate(found, fleet(world, 3))
     timed = {"scheduler": fed_async(), "clock": clock(step_s=1.0)}
     with pytest.raises(UnsoundError, match=r"absent is 'leave'.*there are no rounds"):
         simulate(leaving(), fleet(mortal(table=True), PLAYERS), **timed)

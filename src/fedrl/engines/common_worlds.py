@@ -1,10 +1,11 @@
-"""What a common world asks of a simulation: a player for each agent, rounds if players leave it, and one process.
+"""What a common world asks of a simulation: a player for each agent, no noise, rounds if players leave, one process.
 
 Any other environment passes every check.
 """
 
 from __future__ import annotations
 
+from fedrl.core.component import written
 from fedrl.core.environment import common_of
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.federation.federation import Federation
@@ -12,17 +13,26 @@ from fedrl.server.scheduler import Scheduler
 
 
 def check_common_world(federation: Federation, agents: int, scheduler: Scheduler) -> None:
-    """Refuse another number of agents than of players, and a schedule without rounds in which players could be absent.
+    """Refuse another number of agents than of players, calibrated noise, and absences where there are no rounds.
 
     Raises:
         ConfigError: The numbers differ.
-        UnsoundError: Agents that do not train leave the world, and the schedule has no rounds.
+        UnsoundError: Noise is calibrated for the contribution of one agent or episode, or agents that do not train
+            leave the world, and the schedule has no rounds.
     """
     environment = federation.learner.environment
     common = common_of(environment)
     if common is None:
         return
     check_seats(federation, agents)
+    adding = [part for part in (federation.learner, *federation.stages) if part.noise is not None]
+    if adding:
+        raise UnsoundError(
+            f"{written(adding[0])} adds noise for what one agent contributes to its own update, and in {environment!r} "
+            "an agent's actions change what all others observe, and so their updates: nothing bounds its contribution "
+            "to those. Leave the noise out, or give each agent an environment of its own.",
+            reason="unbounded",
+        )
     if common.leaves and scheduler.schedule.redispatch:
         raise UnsoundError(
             f"absent is 'leave' in {environment!r}, and under {scheduler.schedule!r} each agent trains when its own "
