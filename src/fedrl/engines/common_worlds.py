@@ -25,7 +25,8 @@ def check_common_world(federation: Federation, agents: int, scheduler: Scheduler
     if common is None:
         return
     check_seats(federation, agents)
-    adding = [part for part in (federation.learner, *federation.stages) if part.noise is not None]
+    adding: list[object] = [stage for stage in federation.stages if stage.noise is not None]
+    adding += [federation.learner] if federation.learner.noise is not None else []
     if adding:
         raise UnsoundError(
             f"{written(adding[0])} adds noise for what one agent contributes to its own update, and in {environment!r} "

@@ -8,7 +8,7 @@ player, `[players, num_envs]`, and in `alive` who has not died in the episode, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from fedrl.core.environment import CommonWorld, Environment, Noise, State, Timestep, common_of
 from fedrl.core.learner import Learner, Trajectory, explore
-from fedrl.core.measures import counting, step_values
+from fedrl.core.measures import Counting, counting, step_values
 from fedrl.core.players import Seen, copies_of, rows
 from fedrl.core.position import Position
 from fedrl.core.types import Key, Params, PyTree
@@ -122,16 +122,12 @@ def collected(
         seen = copies.transition(Seen(position.observation, alive), action, timestep)
         opening, fresh = copies.reset(for_reset, env_params)
         done = timestep.terminated | timestep.truncated
-        values = {name: x.astype(jnp.float32) for name, x in _values(learner, how.parts, timestep, alive).items()}
         returned = position.returned + timestep.reward
-        running = {name: position.measured[name] + values[name] for name in how.summed}
         # A first episode that is cut off by the end of the rollout counts as ended, as everywhere.
         cut = jnp.bool_(learner.episodic) & (time == learner.horizon - 1)
         ended = (done | cut) & counting_on
-        counted = {name: jnp.where(ended, x, 0.0) for name, x in running.items()}
-        counted |= {name: jnp.where(ended, values[name], 0.0) for name in how.last}
-        counted |= {name: jnp.where(counting_on, values[name], 0.0) for name in how.stepped}
-        counted |= {"episodes": ended.astype(jnp.float32), "steps": counting_on.astype(jnp.float32)}
+        values = _values(learner, how.parts, timestep, alive)
+        running, counted = _counted(how, values, position.measured, ended, counting_on)
         earned = jnp.where(ended, returned, 0.0)
 
         def first(new: PyTree, old: PyTree) -> PyTree:
@@ -239,10 +235,27 @@ def _renewed(
 def _values(
     learner: Learner, names: tuple[str, ...], timestep: Timestep, alive: jax.Array | None
 ) -> dict[str, jax.Array]:
+    """Return the measures of a step, `[num_envs]` each."""
     measured = dict(timestep.measures)
     if PRESENT in names and alive is not None:
         measured[PRESENT] = alive.sum(0)
-    return step_values(names, measured, learner.environment)
+    return {name: x.astype(jnp.float32) for name, x in step_values(names, measured, learner.environment).items()}
+
+
+def _counted(
+    how: Counting,
+    values: Mapping[str, jax.Array],
+    before: Mapping[str, jax.Array],
+    ended: jax.Array,
+    counting_on: jax.Array,
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Return the running sums of episodes after a step, and its counts; those per episode are zero before its end."""
+    running = {name: before[name] + values[name] for name in how.summed}
+    counted = {name: jnp.where(ended, x, 0.0) for name, x in running.items()}
+    counted |= {name: jnp.where(ended, values[name], 0.0) for name in how.last}
+    counted |= {name: jnp.where(counting_on, values[name], 0.0) for name in how.stepped}
+    counted |= {"episodes": ended.astype(jnp.float32), "steps": counting_on.astype(jnp.float32)}
+    return running, counted
 
 
 def _packed(learner: Learner, env_params: PyTree) -> Packing:
