@@ -61,7 +61,7 @@ def simulate(
         fleet: Parameters of each agent's environment, with a leading agent axis on every leaf.
         executor: Executor of local work: `fedrl.engines.executors.blocks.Blocks` for compiled blocks, or
             `fedrl.engines.executors.host.Host` for environments on the host, or
-            `fedrl.engines.executors.common_world.CommonWorld` for the players of one world; by default the one for the
+            `fedrl.engines.executors.common_world.Players` for the players of one world; by default the one for the
             environment, in this process. `fedrl.engines.distributed.choices.ray()` for either in worker processes.
         topology: Topology of the aggregation: `server()` by default, a tree of servers, `gossip(...)` or `isolated()`.
         scheduler: Selection of agents and times of merges: `synchronous()` by default.

@@ -35,7 +35,7 @@ from fedrl.environments.worlds.common_world import one_for_all
 from fedrl.federation.federation import Federation, ServerState
 
 
-class Shared:
+class _NobodysCopies:
     """The copies of a world that belong to no agent: none of them can fail, and there is nothing to close.
 
     Attributes:
@@ -51,7 +51,7 @@ class Shared:
         """Do nothing."""
 
 
-class CommonWorld(Host):
+class Players(Host):
     """Executor of the agents that are the players of one world.
 
     Args:
@@ -95,7 +95,7 @@ class CommonWorld(Host):
     def _opened(self, workers: int | None) -> Any:
         del workers
         check_gathers(self.federation.learner)
-        return Shared()
+        return _NobodysCopies()
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None

@@ -95,7 +95,7 @@ class Host(Executor):
         if environment.common is not None:
             raise ConfigError(
                 f"The players of {environment!r} are the agents, and Host steps environments of each agent. Use the "
-                "executor fedrl.engines.executors.common_world.CommonWorld, the default for it."
+                "executor fedrl.engines.executors.common_world.Players, the default for it."
             )
         check_gathers(learner)
         settings = instance_settings(environment, self._fleet, learner.num_envs)

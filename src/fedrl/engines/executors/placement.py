@@ -42,9 +42,9 @@ def executor_of(chosen: Placement | Callable[..., Executor] | None, federation: 
         return chosen
     environment = federation.learner.environment
     if common_of(environment) is not None:
-        from fedrl.engines.executors.common_world import CommonWorld
+        from fedrl.engines.executors.common_world import Players
 
-        return CommonWorld
+        return Players
     if isinstance(environment, HostEnvironment):
         from fedrl.engines.executors.host import Host
 

@@ -70,9 +70,9 @@ def common_world(world: Environment, absent: Literal["act", "leave"] = "act") ->
         )
     play = _Play(world, leaves)
 
-    def open(params: PyTree, workers: int | None = None) -> Copies:
+    def open(params: PyTree, workers: int | None = None) -> WorldCopies:
         del workers  # one compiled program
-        return Copies(world, play, params)
+        return WorldCopies(world, play, params)
 
     measures = {**world.measures, PRESENT: Measure("step")} if leaves else world.measures
     return HostEnvironment(
@@ -87,7 +87,7 @@ def common_world(world: Environment, absent: Literal["act", "leave"] = "act") ->
 
 
 class Playing(NamedTuple):
-    """Copies of a world in the middle of an episode; every leaf has them on the last axis but `key`, on the first.
+    """WorldCopies of a world in the middle of an episode; every leaf has them on the last axis but `key`, on the first.
 
     Attributes:
         key: The key of the episodes of each copy.
@@ -165,8 +165,8 @@ def _chosen(where: jax.Array, new: Playing, old: Playing) -> Playing:
     return Playing(key, time, *rest)
 
 
-class Copies:
-    """Copies of a common world, `fedrl.core.host.Instances`: the rows of the first player in all copies come first.
+class WorldCopies:
+    """WorldCopies of a common world, `fedrl.core.host.Instances`: the rows of the first player in all copies come first.
 
     A copy is stepped while any of its rows is active, and begins again for all its players at once.
     """
