@@ -87,7 +87,7 @@ def common_world(world: Environment, absent: Literal["act", "leave"] = "act") ->
 
 
 class Playing(NamedTuple):
-    """WorldCopies of a world in the middle of an episode; every leaf has them on the last axis but `key`, on the first.
+    """Copies of a world in the middle of an episode; every leaf has them on the last axis but `key`, on the first.
 
     Attributes:
         key: The key of the episodes of each copy.
@@ -166,7 +166,7 @@ def _chosen(where: jax.Array, new: Playing, old: Playing) -> Playing:
 
 
 class WorldCopies:
-    """WorldCopies of a common world, `fedrl.core.host.Instances`: the rows of the first player in all copies come first.
+    """Copies of a common world, `fedrl.core.host.Instances`: the rows of the first player in all copies come first.
 
     A copy is stepped while any of its rows is active, and begins again for all its players at once.
     """
