@@ -14,10 +14,11 @@ from fedrl.core.types import PyTree
 
 
 class Rewarded(NamedTuple):
-    """The state of the world, and the players that are alive; None if no player ever dies."""
+    """The state of the world, the players that are alive, and those that are present; None if none dies, or is absent."""
 
     state: State
     alive: jax.Array | None
+    present: jax.Array | None = None
 
 
 def player_returns(world: Environment) -> Environment:
@@ -35,8 +36,10 @@ def player_returns(world: Environment) -> Environment:
     assert world.players is not None
     names = [f"player_{number}_return" for number in range(1, world.players + 1)]
 
-    def earned(timestep: Timestep, alive: jax.Array | None) -> Timestep:
-        reward = timestep.reward if alive is None else jnp.where(alive, timestep.reward, 0.0)
+    def earned(timestep: Timestep, *earning: jax.Array | None) -> Timestep:
+        reward = timestep.reward
+        for who in earning:
+            reward = reward if who is None else jnp.where(who, reward, 0.0)
         return timestep._replace(measures={**timestep.measures, **dict(zip(names, reward, strict=True))})
 
     def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Rewarded]:
@@ -47,12 +50,12 @@ def player_returns(world: Environment) -> Environment:
         before = state.alive
         timestep, after = world.step(noise, params, state.state, action)
         living = None if before is None or timestep.alive is None else before & timestep.alive
-        return earned(timestep, before), Rewarded(after, living)
+        return earned(timestep, before, state.present), Rewarded(after, living, state.present)
 
     def attend(params: PyTree, state: Rewarded, present: jax.Array) -> tuple[jax.Array, Rewarded]:
         assert world.attend is not None
         observation, inner = world.attend(params, state.state, present)
-        return observation, Rewarded(inner, state.alive)
+        return observation, Rewarded(inner, state.alive, present)
 
     picture, above = world.picture, world.overview
     framed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
