@@ -14,7 +14,7 @@ from fedrl.core.types import PyTree
 
 
 class Rewarded(NamedTuple):
-    """The state of the world, the players that are alive, and those that are present; None if none dies, or is absent."""
+    """The state of the world, the players that are alive, and those that are present; None for all of them."""
 
     state: State
     alive: jax.Array | None
