@@ -53,7 +53,8 @@ def attending():
 
     def attend(params, state, present):
         del params
-        return jnp.stack([jnp.arange(3.0), jnp.full(3, state.state.time, jnp.float32)]) / LENGTH, state
+        seen = jnp.stack([jnp.arange(3.0), jnp.full(3, state.state.time, jnp.float32)]) / LENGTH
+        return seen, state._replace(present=present)
 
     return replace(mortal(), attend=attend)
 
@@ -185,8 +186,8 @@ def leaving():
     """The same where players may be absent."""
 
     def attend(params, state, present):
-        del params, present
-        return jnp.arange(PLAYERS, dtype=jnp.int32) * LENGTH + state.state.time, state
+        del params
+        return jnp.arange(PLAYERS, dtype=jnp.int32) * LENGTH + state.state.time, state._replace(present=present)
 
     return table(replace(mortal(table=True), attend=attend), "leave")
 
@@ -266,7 +267,7 @@ def test_players_leave_and_join_with_the_drop_outs_of_the_clock():
         state = simulation.init(0)
         for _ in range(8):
             state, seen = simulation.round(state)
-            here = np.flatnonzero(np.asarray(seen.metrics["steps"]))
+            here = np.flatnonzero(seen.steps)
             assert len(here) + seen.clock_stats.dropped == PLAYERS
             present.append(len(here))
             if len(here):
