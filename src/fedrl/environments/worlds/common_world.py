@@ -30,7 +30,11 @@ PRESENT = "players_present"
 """The measure of how many players are in the world, where agents that do not train leave it."""
 
 
-@component("environment")
+@component(
+    "environment",
+    reference="agents that learn independently in one world: Tan (1993), "
+    "https://doi.org/10.1016/B978-1-55860-307-3.50049-6",
+)
 def common_world(world: Environment, absent: Literal["act", "leave"] = "act") -> HostEnvironment:
     """Build a world in which the agents of a federation are the players, instead of a world for each agent.
 
