@@ -263,9 +263,9 @@ def test_agents_that_are_not_selected_act_on_or_leave_and_do_not_learn(make):
 
 def test_players_leave_and_join_with_the_drop_outs_of_the_clock():
     present = []
-    with simulate(leaving(), fleet(mortal(table=True), PLAYERS), clock=clock(step_s=1.0, drop_out=0.4)) as simulation:
+    with simulate(leaving(), fleet(mortal(table=True), PLAYERS), clock=clock(step_s=1.0, drop_out=0.2)) as simulation:
         state = simulation.init(0)
-        for _ in range(8):
+        for _ in range(12):
             state, seen = simulation.round(state)
             here = np.flatnonzero(seen.steps)
             assert len(here) + seen.clock_stats.dropped == PLAYERS
