@@ -162,6 +162,9 @@ class Environment:
         players: The number of players of a world; `step` then takes the action of each, `[*action, players]`. None for
             a single agent.
         overview: What an observer of the whole world sees, if training may read that.
+        gymnasium_spaces: Its observation and action spaces as Gymnasium has them, where each entry has bounds of its
+            own; None where `spaces` says it all.
+        notes: What a user has to be told of it before a run, a sentence each.
         call: The constructor call that made the environment.
     """
 
@@ -179,6 +182,8 @@ class Environment:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     players: int | None = None
     overview: Overview | None = None
+    gymnasium_spaces: tuple[Any, Any] | None = None
+    notes: tuple[str, ...] = ()
     call: Call | None = None
 
 
@@ -200,6 +205,7 @@ class HostEnvironment:
         choices: The parameters that are numbers of values which are none, such as strings: a fleet lists the values.
         open_rendered: `params -> ` one open Gymnasium environment that draws itself (render_mode "rgb_array"), for the
             parameters of one agent; None for an environment that can't be drawn.
+        notes: What a user has to be told of it before a run, a sentence each.
         call: The constructor call that made the environment.
     """
 
@@ -212,6 +218,7 @@ class HostEnvironment:
     gymnasium_spaces: tuple[Any, Any] | None = None
     choices: tuple[str, ...] = ()
     open_rendered: Callable[[PyTree], Any] | None = None
+    notes: tuple[str, ...] = ()
     call: Call | None = None
 
 

@@ -67,6 +67,8 @@ def check_environment(name: str, settings: Mapping[str, Any] | None = None) -> I
     limit, spaces = opened.max_steps, opened.gymnasium_spaces
     assert spaces is not None
     yield Finding("spaces", True, " ".join(f"observations {spaces[0]}, actions {spaces[1]}".split()))
+    for note in opened.notes:
+        yield Finding("note", True, note)
     yield Finding("time limit", True, f"episodes have at most {limit} steps")
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("steps", lambda: _steps(make, limit)),

@@ -21,6 +21,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.environments.adapters import gymnasium
+from fedrl.environments.adapters.shard import flat_observations
 from fedrl.runs.environment_failures import fault_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.spaces import GymSpaces, check_alike, gymnasium_spaces
@@ -101,8 +102,7 @@ def _one_by_one(
     environment: gym.Env, predict: Callable[[Any], Any], spaces: GymSpaces, episodes: int, seed: int
 ) -> PolicyEvaluation:
     """Play episodes in an open Gymnasium environment, which stays open and is not reset at the end."""
-    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
-        environment = gym.wrappers.FlattenObservation(environment)
+    environment = flat_observations(environment)
     seen, space = cast(GymSpaces, (environment.observation_space, environment.action_space))
     check_alike(spaces, GymSpaces(seen, space), str(environment))
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)

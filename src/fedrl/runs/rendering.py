@@ -30,6 +30,7 @@ from fedrl.core.types import Params, PyTree
 from fedrl.engines.executors.host_rollout import instance_seeds
 from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.environments.adapters.gymnasium import RENDER_MODE, check_render_mode
+from fedrl.environments.adapters.shard import flat_observations
 from fedrl.environments.pictures import pillow
 from fedrl.records.files import write_atomically
 from fedrl.runs.acting import cpu
@@ -239,8 +240,7 @@ def _drawn(environment: Environment, picture: Picture, step: int, state: PyTree,
 
 
 def _gymnasium_episode(actor: Actor, environment: gym.Env, name: str, seed: int) -> Episode:
-    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
-        environment = gym.wrappers.FlattenObservation(environment)
+    environment = flat_observations(environment)
     check_alike(actor.spaces, GymSpaces(environment.observation_space, environment.action_space), name)  # type: ignore[arg-type]
     if environment.render_mode != RENDER_MODE:
         check_render_mode(name, environment.metadata)

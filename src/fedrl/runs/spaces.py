@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import gymnasium as gym
 import numpy as np
 
-from fedrl.core.environment import AnyEnvironment, Box, Discrete, HostEnvironment, Space, Spaces
+from fedrl.core.environment import AnyEnvironment, Box, Discrete, Space, Spaces
 from fedrl.core.errors import ConfigError
 
 GymSpace: TypeAlias = gym.spaces.Discrete | gym.spaces.Box
@@ -27,13 +27,13 @@ class GymSpaces(NamedTuple):
 
 
 def gymnasium_spaces(environment: AnyEnvironment) -> GymSpaces:
-    """Return the Gymnasium spaces of an environment; a Gymnasium environment's own, with the bounds of each entry.
+    """Return the Gymnasium spaces of an environment; its own where it has some, with the bounds of each entry.
 
     >>> from fedrl.environments import pendulum
     >>> gymnasium_spaces(pendulum()).action
     Box(-2.0, 2.0, (1,), float32)
     """
-    if isinstance(environment, HostEnvironment) and environment.gymnasium_spaces is not None:
+    if environment.gymnasium_spaces is not None:
         return GymSpaces(*environment.gymnasium_spaces)
     return GymSpaces(*(_gymnasium(space) for space in environment.spaces))
 

@@ -23,7 +23,7 @@ from fedrl.core.measures import Measure, counting
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import PyTree
 from fedrl.environments.adapters.settings import check_names, settings_record
-from fedrl.environments.adapters.shard import constructor_of, open_environment
+from fedrl.environments.adapters.shard import WithoutText, constructor_of, open_environment
 from fedrl.environments.adapters.vector import TIMEOUT_S, open_instances
 from fedrl.environments.choices import is_choice, numbered, valued
 
@@ -43,7 +43,7 @@ def gymnasium(
     """Build an environment of Gymnasium: a registered one, or a class or function of your own that returns one.
 
     Observations: Box, as float32 of the same shape; Discrete, counted from 0; any other space that Gymnasium can
-    flatten, as one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
+    flatten, as one vector, without its fields that are text (`notes` of the environment names them). Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
     that both terminates and truncates counts as a termination. What is in `settings` may differ between agents.
 
     Args:
@@ -132,7 +132,21 @@ def gymnasium(
         gymnasium_spaces=exact,
         choices=choices,
         open_rendered=open_rendered,
+        notes=_notes(title, example),
     )
+
+
+def _notes(id: str, environment: gym.Env) -> tuple[str, ...]:
+    """Return what a user has to know of how an environment is seen."""
+    while isinstance(environment, gym.Wrapper):
+        if isinstance(environment, WithoutText):
+            names = ", ".join(environment.left_out)
+            return (
+                f"{id} has text in its observations ({names}). A network reads numbers, so it is left out, and no "
+                "policy sees it. Wrap the environment to give its content as numbers.",
+            )
+        environment = environment.env
+    return ()
 
 
 def check_render_mode(name: str, metadata: Mapping[str, Any]) -> None:
