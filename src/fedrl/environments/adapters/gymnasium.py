@@ -43,8 +43,9 @@ def gymnasium(
     """Build an environment of Gymnasium: a registered one, or a class or function of your own that returns one.
 
     Observations: Box, as float32 of the same shape; Discrete, counted from 0; any other space that Gymnasium can
-    flatten, as one vector, without its fields that are text (`notes` of the environment names them). Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
-    that both terminates and truncates counts as a termination. What is in `settings` may differ between agents.
+    flatten, as one vector, without its fields that are text (`notes` of the environment names them). Actions:
+    Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step that both terminates and truncates
+    counts as a termination. What is in `settings` may differ between agents.
 
     Args:
         id: Id of the environment, such as "LunarLander-v3"; "module:Id-v0" imports the module that registers it. Or a
