@@ -120,11 +120,11 @@ class Overview(NamedTuple):
 
     Attributes:
         space: The space of what it sees.
-        see: `(params, state) -> [features]`.
+        see: `(params, state) -> [features]`; None in a host environment, whose copies say it (`Instances.overview`).
     """
 
     space: Box
-    see: Callable[[PyTree, State], jax.Array]
+    see: Callable[[PyTree, State], jax.Array] | None = None
 
 
 class Variants(NamedTuple):
@@ -204,8 +204,11 @@ class HostEnvironment:
             data type; None for an environment that is not of Gymnasium.
         choices: The parameters that are numbers of values which are none, such as strings: a fleet lists the values.
         open_rendered: `params -> ` one open Gymnasium environment that draws itself (render_mode "rgb_array"), for the
-            parameters of one agent; None for an environment that can't be drawn.
+            parameters of one agent; of a world, one copy with the methods of `Instances` and `render`. None for an
+            environment that can't be drawn.
         notes: What a user has to be told of it before a run, a sentence each.
+        players: The number of players of a world; `spaces` are then those of each. None for a single agent.
+        overview: What an observer of the whole world sees, if training may read that.
         call: The constructor call that made the environment.
     """
 
@@ -219,6 +222,8 @@ class HostEnvironment:
     choices: tuple[str, ...] = ()
     open_rendered: Callable[[PyTree], Any] | None = None
     notes: tuple[str, ...] = ()
+    players: int | None = None
+    overview: Overview | None = None
     call: Call | None = None
 
 

@@ -50,5 +50,6 @@ def time_limit(environment: Environment) -> Environment:
 
     picture, above = environment.picture, environment.overview
     timed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
-    whole = None if above is None else Overview(above.space, lambda params, at: above.see(params, at.state))
+    see = None if above is None else above.see
+    whole = above if above is None or see is None else Overview(above.space, lambda params, at: see(params, at.state))
     return replace(environment, reset=reset, step=step, picture=timed, overview=whole)

@@ -21,7 +21,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.environments.adapters import gymnasium
-from fedrl.environments.adapters.shard import flat_observations
+from fedrl.environments.adapters.observations import flat_observations
 from fedrl.runs.environment_failures import fault_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.spaces import GymSpaces, check_alike, gymnasium_spaces

@@ -279,4 +279,5 @@ def _opened(federation: Federation, fleet: PyTree, agents: int, workers: int | N
     check_gathers(learner)
     instances = environment.open(instance_settings(environment, fleet, learner.num_envs), workers)
     count = agents * learner.num_envs
-    return HostRollout(instances, environment, count, count + learner.num_envs, learner.num_envs)
+    rows = count + learner.num_envs
+    return HostRollout(instances, environment, count, rows, learner.num_envs, learner.reads_overview)

@@ -22,10 +22,11 @@ from fedrl.core.imports import imported, is_reference, named, own_traceback, ref
 from fedrl.core.measures import Measure, counting
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import PyTree
-from fedrl.environments.adapters.settings import check_names, settings_record
-from fedrl.environments.adapters.shard import WithoutText, constructor_of, open_environment
+from fedrl.environments.adapters.observations import WithoutText
+from fedrl.environments.adapters.settings import check_names, leaf_of, rows_of_settings, settings_record
+from fedrl.environments.adapters.shard import constructor_of, open_environment
 from fedrl.environments.adapters.vector import TIMEOUT_S, open_instances
-from fedrl.environments.choices import is_choice, numbered, valued
+from fedrl.environments.choices import is_choice
 
 RENDER_MODE = "rgb_array"
 """The render mode of films: each picture is an array."""
@@ -93,14 +94,7 @@ def gymnasium(
 
     def given(params: PyTree) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the keyword arguments and the attributes of each environment copy."""
-        columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
-        rows = [
-            {
-                name: valued(column[i]) if name in choices else _like(defaults[name], column[i])
-                for name, column in columns.items()
-            }
-            for i in range(len(jax.tree.leaves(params)[0]))
-        ]
+        rows = rows_of_settings(params, defaults)
         return [
             (
                 fixed | {name: value for name, value in row.items() if name in arguments},
@@ -122,7 +116,7 @@ def gymnasium(
             )
         return open_environment(spec, options_of_one | {"render_mode": RENDER_MODE}, attributes)
 
-    params = settings_record({name: _leaf(name, value) for name, value in defaults.items()})
+    params = settings_record({name: leaf_of(name, value) for name, value in defaults.items()})
     exact = (example.observation_space, example.action_space)
     return HostEnvironment(
         params,
@@ -201,19 +195,6 @@ def _own_limit(environment: gym.Env) -> int | None:
     return None
 
 
-def _leaf(name: str, value: Any) -> Any:
-    """Return the number of a setting in a fleet."""
-    if is_choice(value):
-        return np.int32(numbered(name, value))
-    if not np.isfinite(value):
-        raise ConfigError(f"settings.{name} is {value}. It needs to be a finite number. Choose one in this range.")
-    if not isinstance(value, int):
-        return np.float32(value)
-    if abs(value) >= 2**31:
-        raise ConfigError(f"settings.{name} is {value}, beyond 32 bits. Give it as a string.")
-    return np.int32(value)
-
-
 def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
     try:
         return open_environment(spec, arguments, {})
@@ -275,14 +256,6 @@ def _check_settings(
             )
         if is_choice(value) and name not in arguments:
             raise ConfigError(f"{name} is {value!r}. It is an attribute of {id}, which can be set to a number only.")
-
-
-def _like(default: Any, value: float) -> Any:
-    """Return the default if the value is the same in float32; a whole number is exact."""
-    if isinstance(value, int):
-        return value
-    # Fleets are float32: without this, a default such as 9.8 would reach the environment as 9.800000190734863.
-    return default if np.float32(default) == np.float32(value) else value
 
 
 def _spaces(id: str, environment: gym.Env) -> Spaces:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.environment import AnyEnvironment, Environment, Overview
+from fedrl.core.environment import AnyEnvironment, Overview
 from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
@@ -215,7 +215,7 @@ def overview_of(environment: AnyEnvironment) -> Overview:
     Raises:
         ConfigError: The environment has no overview.
     """
-    if not isinstance(environment, Environment) or environment.overview is None:
+    if environment.overview is None:
         raise ConfigError(
             f"{environment!r} has no overview, which a centralised critic reads. Use an environment with one, such as "
             "navigation(), or a learner whose critic reads observations, such as ppo."
