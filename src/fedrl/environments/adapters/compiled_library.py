@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,9 @@ def library_of(module: str, extra: str) -> ModuleType:
         ConfigError: It is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of packages that theirs import
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"Environments of {extra} need a package that is not installed ({error.name}). It is an optional extra. "
