@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedrl.core.component import component
@@ -10,6 +12,8 @@ from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.ranges import Count
 from fedrl.environments.adapters.compiled_library import library_of, physics
+
+UNMAINTAINED = "brax's own environments are no longer maintained: its authors point to MuJoCo Playground."
 
 
 @component("environment", reference="Freeman et al. (2021), https://arxiv.org/abs/2106.13281")
@@ -30,4 +34,7 @@ def brax(id: str, max_steps: Count = 1000, options: Mapping[str, Any] | None = N
     library = library_of("brax.envs", "brax")
     if id not in library._envs:
         raise ConfigError(f"{id!r} is no environment of brax. {nearest(id, library._envs)}")
-    return physics(library.get_environment(id, **(options or {})), max_steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it is no longer maintained: `UNMAINTAINED` says so
+        inner = library.get_environment(id, **(options or {}))
+    return replace(physics(inner, max_steps), notes=(UNMAINTAINED,))
