@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,7 @@ from fedrl.core.ranges import Count
 from fedrl.core.types import Key, PyTree
 from fedrl.environments.adapters.compiled_library import legacy, library_of
 from fedrl.environments.adapters.settings import settings_record, strong
-
-
-class Timed(NamedTuple):
-    """The state of a world, and the number of its steps."""
-
-    inner: State
-    time: jax.Array
+from fedrl.environments.time_limit import Timed
 
 
 @component("environment", reference="Rutherford et al. (2024), https://arxiv.org/abs/2311.10090")
@@ -83,8 +77,8 @@ def jaxmarl(id: str, max_steps: Count | None = None, options: Mapping[str, Any] 
     def step(key: Key, params: PyTree, state: Timed, action: jax.Array) -> tuple[Timestep, State]:
         del params
         # Not `world.step`, which resets at the end of an episode, so that its last observation would be lost.
-        shown, inner, reward, done, _ = world.step_env(legacy(key), state.inner, dealt(action))
-        time, over = state.time + 1, jnp.asarray(done["__all__"], bool)
+        shown, inner, reward, done, _ = world.step_env(legacy(key), state.state, dealt(action))
+        time, over = state.steps + 1, jnp.asarray(done["__all__"], bool)
         terminated = over & (time < limit)
         earned = jnp.stack([jnp.asarray(reward[name], jnp.float32).reshape(()) for name in names])
         # At the end of an episode every flag is true, and nobody has died.
@@ -94,7 +88,7 @@ def jaxmarl(id: str, max_steps: Count | None = None, options: Mapping[str, Any] 
 
     def above(params: PyTree, state: Timed) -> jax.Array:
         del params
-        shown = world.get_obs(state.inner)
+        shown = world.get_obs(state.state)
         return jnp.concatenate([jnp.asarray(shown[name], jnp.float32).reshape(-1) for name in names])
 
     return Environment(
