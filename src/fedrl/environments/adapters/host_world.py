@@ -30,7 +30,7 @@ from fedrl.environments.choices import is_choice
 PACKED = "fedrl.environments.adapters.packed_world:PackedWorld"
 
 
-class Layout(NamedTuple):
+class PackedLayout(NamedTuple):
     """What a packed vector contains.
 
     Attributes:
@@ -61,7 +61,7 @@ class WorldInstances:
         overview: `[copies, features]`, what an observer of each copy sees now.
     """
 
-    def __init__(self, packed: Instances, layout: Layout) -> None:
+    def __init__(self, packed: Instances, layout: PackedLayout) -> None:
         self.name, self._packed, self._layout = packed.name, packed, layout
         self.failed: Mapping[int, Failure] = {}
         self.overview = np.zeros((0, layout.overview), np.float32)
@@ -94,7 +94,7 @@ class DrawnWorld:
         metadata: The metadata of the world, with `render_fps` if it has one.
     """
 
-    def __init__(self, packed: gym.Env, layout: Layout) -> None:
+    def __init__(self, packed: gym.Env, layout: PackedLayout) -> None:
         self._packed, self._layout = packed, layout
         self.metadata, self.render, self.close = packed.unwrapped.metadata, packed.render, packed.close
 
@@ -154,7 +154,7 @@ def host_world(
         raise ConfigError(f"{title} has no time limit. Episodes have to end. Set max_steps.")
     spec.max_episode_steps = int(limit)
     spaces = Spaces(_space(world.seen_space), _space(world.done_space))
-    layout = Layout(world.players, spaces.observation, world.above)
+    layout = PackedLayout(world.players, spaces.observation, world.above)
     infos = {key: key in how.last for how in (counting(measured),) for key in how.parts}
 
     def open(params: PyTree, workers: int | None = None) -> Instances:
