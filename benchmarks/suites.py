@@ -257,6 +257,7 @@ def page(rows: list[dict[str, Any]], versions: dict[str, str]) -> str:
         "What happens to environments of other libraries, one row for each id. The page is made by one command, in an",
         "environment with the packages of the group `suites` (`make suites`):",
         "",
+        "<!-- not run: it takes half an hour, and packages of an environment of its own -->",
         "```bash",
         "python -m benchmarks.suites",
         "```",
