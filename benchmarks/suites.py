@@ -5,6 +5,7 @@
     python -m benchmarks.suites                       all ids, in this environment
     python -m benchmarks.suites --only mpe2 MiniGrid  ids that contain one of these words
     python -m benchmarks.suites --gymnax PYTHON       those of gymnax and JaxMARL with the interpreter of their venv
+    python -m benchmarks.suites --seconds 900         begin no id later than that; the page lists those left out
     python -m benchmarks.suites --rows FILE           rows that this file has are not made again; new ones are added
 
 A row is trained if two agents with an environment each finish two rounds of PPO, nothing was rejected, all
@@ -243,8 +244,8 @@ def row_of(case: dict[str, Any], python: str) -> dict[str, Any]:
     return json.loads(lines[-1])
 
 
-def page(rows: list[dict[str, Any]], versions: dict[str, str]) -> str:
-    """Return the page."""
+def page(rows: list[dict[str, Any]], versions: dict[str, str], missing: list[dict[str, Any]]) -> str:
+    """Return the page; `missing` are the cases that were not tried."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -276,23 +277,28 @@ def page(rows: list[dict[str, Any]], versions: dict[str, str]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(row) for row in rows]
+    if missing:
+        lines += ["", f"Not tried, as the time was up: {', '.join(_name(case) for case in missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def _name(case: dict[str, Any]) -> str:
+    more = {name: value for name, value in case.items() if name not in ("adapter", "id")}
+    return f"`{case['id']}`" + "".join(f", {name} = {json.dumps(value)}" for name, value in more.items())
 
 
 def _line(row: dict[str, Any]) -> str:
     case = row["case"]
-    more = {name: value for name, value in case.items() if name not in ("adapter", "id")}
-    told = "".join(f", {name} = {json.dumps(value)}" for name, value in more.items())
     said = " ".join([row["said"], *row["notes"]]).strip().replace("|", "\\|").replace("<", "&lt;")
     speed = f"{row['steps_per_s']:,.0f}" if row.get("steps_per_s") else ""
-    cells = [case["adapter"], f"`{case['id']}`{told}", row.get("spaces", ""), str(row.get("players") or "")]
+    cells = [case["adapter"], _name(case), row.get("spaces", ""), str(row.get("players") or "")]
     cells += ["yes" if row["opened"] else "no", "yes" if row["trained"] else "no", speed, said]
     return "| " + " | ".join(cells) + " |"
 
 
 def versions(python: str) -> dict[str, str]:
     """Return the versions of the packages that an interpreter has."""
-    code = f"import json; from benchmarks.suites import *; print(json.dumps(_versions({PACKAGES!r})))"
+    code = f"import json; from benchmarks import suites; print(json.dumps(suites._versions({PACKAGES!r})))"
     found = subprocess.run([python, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     return json.loads(found.stdout) if found.returncode == 0 else {}
 
@@ -312,6 +318,7 @@ def main() -> None:
     parser.add_argument("--gymnax", default="", help="the interpreter of the environment with gymnax and JaxMARL")
     parser.add_argument("--rows", type=Path, help="a file of rows, to go on after an interruption")
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin no id later; those left out are listed")
     parser.add_argument("--one", help="a case as JSON: try it in this process")
     given = parser.parse_args()
     if given.one:
@@ -321,11 +328,14 @@ def main() -> None:
     known = {}
     if given.rows and given.rows.exists():
         known = {json.dumps(row["case"]): row for row in map(json.loads, given.rows.read_text().splitlines())}
-    rows = []
+    rows, missing, begun = [], [], time.monotonic()
     for case in cases():
         if given.only and not any(word in case["id"] or word == case["adapter"] for word in given.only):
             continue
         row = known.get(json.dumps(case))
+        if row is None and time.monotonic() - begun >= given.seconds:
+            missing.append(case)
+            continue
         if row is None:
             python = given.gymnax if given.gymnax and case["adapter"] in OWN else sys.executable
             row = {"case": case, **row_of(case, python)}
@@ -335,7 +345,7 @@ def main() -> None:
         rows.append(row)
         print(_line(row), flush=True)
     found = (versions(given.gymnax) if given.gymnax else {}) | versions(sys.executable)
-    given.page.write_text(page(rows, found))
+    given.page.write_text(page(rows, found, missing))
 
 
 if __name__ == "__main__":
