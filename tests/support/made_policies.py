@@ -39,6 +39,11 @@ CASES: dict[str, tuple[Any, Any]] = {
     "one-hot": (GRID, PPO),
     "table": (GRID, {"name": "q_table"}),
     "personal": ("cartpole", {"name": "personal", "learner": PPO, "local": ["actor"]}),
+    "bounded logits": (
+        "cartpole",
+        {"name": "ppo", "network": {"name": "mlp", "hidden": [16], "activation": "relu", "output_activation": "tanh"}},
+    ),
+    "bounded means": ("pendulum", {"name": "a2c", "network": {"name": "mlp", "output_activation": "gelu"}}),
     "interpolated": ("cartpole", {"name": "interpolate", "learner": PPO}),
 }
 """Environment and learner of each; all have two seeds and three agents."""

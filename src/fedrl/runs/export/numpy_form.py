@@ -29,6 +29,7 @@ def written_numpy(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
         "head": policy.head,
         "layers": policy.layers,
         "activation": policy.activation,
+        "output_activation": policy.output_activation,
         "limit": policy.limit,
         "epsilon": policy.epsilon,
     }

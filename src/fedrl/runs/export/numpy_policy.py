@@ -80,16 +80,15 @@ def _scores(x: np.ndarray) -> np.ndarray:
         weight, bias = _WEIGHTS[f"weight{i}"], _WEIGHTS[f"bias{i}"]
         # a number that is observed picks a column: the product with a vector of zeros and a one
         x = (weight[:, x].T if x.ndim == 1 else x @ weight.T) + bias
-        if i + 1 < FACTS["layers"]:
-            x = _bent(x)
+        kind = FACTS["activation" if i + 1 < FACTS["layers"] else "output_activation"]
+        x = _bent(kind, x) if kind else x
     if FACTS["head"] == "gaussian":
         return x
     powers = np.exp(x - x.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-def _bent(x: np.ndarray) -> np.ndarray:
-    kind = FACTS["activation"]
+def _bent(kind: str, x: np.ndarray) -> np.ndarray:
     if kind == "tanh":
         return np.tanh(x)
     if kind == "relu":

@@ -153,8 +153,8 @@ def _scores(graph: OnnxNodes, policy: PlainPolicy) -> str:
             x = graph.add("Add", columns, bias)
         else:
             x = graph.add("Gemm", x, weight, bias, transB=1)
-        if i + 1 < policy.layers:
-            x = _bent(graph, policy.activation, x)
+        kind = policy.activation if i + 1 < policy.layers else policy.output_activation
+        x = _bent(graph, kind, x) if kind else x
     if policy.head == "softmax":
         return graph.add("Softmax", x, name=last, axis=-1)
     return graph.add("Reshape", x, _sizes(policy.spaces.action.shape or ()), name=last, allowzero=0)

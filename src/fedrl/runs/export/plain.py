@@ -1,6 +1,6 @@
 """The steps of a policy on plain arrays: the source of every form of export.
 
-    observation --normalise--> --append the embedding--> layer, activation, ..., layer --head--> action, scores
+    observation --normalise--> --append the embedding--> layer, activation, ... --head--> action, scores
 
     head      scores                          greedy action
     table     the values q[observation]       the first of the largest
@@ -42,6 +42,7 @@ class PlainPolicy(NamedTuple):
             steps "mean" and "scale" of the observations, flat, an "embedding", and "log_std" of a Gaussian.
         layers: The number of layers.
         activation: The activation between two layers.
+        output_activation: The activation after the last one; empty for none.
         limit: The limit of normalised observations; None without normalisation.
         epsilon: For a table, the probability of a random action when actions are sampled.
         own: For a policy with a user-defined network or learner, a sentence that names it; such a policy has no layers.
@@ -53,6 +54,7 @@ class PlainPolicy(NamedTuple):
     arrays: dict[str, np.ndarray]
     layers: int = 0
     activation: str = ""
+    output_activation: str = ""
     limit: float | None = None
     epsilon: float = 0.0
     own: str = ""
@@ -99,7 +101,9 @@ def _network(table: Any, params: Params, policy: PlainPolicy) -> PlainPolicy:
     arrays = dict(policy.arrays)
     for i, layer in enumerate(params):
         arrays |= {f"weight{i}": _float32(layer["weight"]), f"bias{i}": _float32(layer["bias"])}
-    return policy._replace(arrays=arrays, layers=len(params), activation=table["activation"])
+    # Files of earlier versions know no activation of outputs.
+    last = table.get("output_activation", "")
+    return policy._replace(arrays=arrays, layers=len(params), activation=table["activation"], output_activation=last)
 
 
 def _widest(params: Params) -> int:

@@ -107,7 +107,8 @@ def _module(torch: Any, policy: PlainPolicy) -> Any:
             for i in range(policy.layers):
                 weight, bias = getattr(self, f"weight{i}"), getattr(self, f"bias{i}")
                 x = weight.T[x] + bias if discrete and i == 0 else torch.nn.functional.linear(x, weight, bias)
-                x = _bent(torch, policy.activation, x) if i + 1 < policy.layers else x
+                kind = policy.activation if i + 1 < policy.layers else policy.output_activation
+                x = _bent(torch, kind, x) if kind else x
             if policy.head == "softmax":
                 return x.softmax(-1)
             return x.reshape(-1, *(policy.spaces.action.shape or ()))
