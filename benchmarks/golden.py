@@ -233,6 +233,12 @@ num_steps = 16
 num_epochs = 2
 num_minibatches = 2
 """,
+    # several choices at once; bounded outputs
+    "choices": f"""
+environment = "probe_choices"
+federation.agents = 4
+learner = {{ {PPO}, network = {{ name = "mlp", hidden = [8], output_activation = "tanh" }} }}
+""",
 }
 ROUNDS = 6
 

@@ -43,15 +43,21 @@ CASES: dict[str, tuple[Any, Any]] = {
         "cartpole",
         {"name": "ppo", "network": {"name": "mlp", "hidden": [16], "activation": "relu", "output_activation": "tanh"}},
     ),
-    "bounded means": ("pendulum", {"name": "a2c", "network": {"name": "mlp", "output_activation": "gelu"}}),
+    "bounded means": ("pendulum", {"name": "a2c", "network": {"name": "mlp", "output_activation": "tanh"}}),
     "interpolated": ("cartpole", {"name": "interpolate", "learner": PPO}),
 }
 """Environment and learner of each; all have two seeds and three agents."""
+CHOOSING = {"name": "gymnasium", "id": "tests.support.choices:Choosing", "max_steps": 8}
+CHOICES: dict[str, tuple[Any, Any]] = {
+    kind: ({**CHOOSING, "options": {"kind": kind}}, {"name": "normalize", "learner": PPO})
+    for kind in ("multi_discrete", "dict")
+}
+"""Others, whose actions are several choices at once."""
 
 
 def made_policy(path: Path, case: str, **changes: Any) -> Path:
     """Write the run folder of a case."""
-    environment, learner = CASES[case]
+    environment, learner = (CASES | CHOICES)[case]
     data = {
         "name": case,
         "seeds": 2,

@@ -60,11 +60,11 @@ class Tuples(Walk):
 
 
 class Pairs(Walk):
-    """Takes two actions at once."""
+    """Takes as many actions at once as the agent likes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.action_space = gym.spaces.MultiDiscrete([2, 2])
+        self.action_space = gym.spaces.Sequence(gym.spaces.Discrete(2))
 
 
 class Far(Walk):

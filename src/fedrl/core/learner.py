@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
 from fedrl.core.double import Double
-from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Space
+from fedrl.core.environment import ActionSpace, AnyEnvironment, Environment, HostEnvironment
 from fedrl.core.errors import UnsoundError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.measures import RETURN, Measure, Measures
@@ -121,7 +121,7 @@ class Learner:
         restore: `(state, params) -> state` whose `policy` is `params`, the parameters of a trained policy. None if
             `adopt` replaces all of them.
         probabilities: `(params, observation) -> [actions, num_envs]`, the probability with which `act` takes each
-            action when it does not act greedily. None if actions are not discrete.
+            action when it does not act greedily. None if the space of actions is not `Discrete`.
         measures: How to read the entries of its metrics, keyed by name: see `fedrl.core.measures`. The measures of the
             environment are not repeated here.
         gamma: The discount factor of the return that it maximises. None if it has none.
@@ -301,7 +301,7 @@ def _blank(learner: Learner) -> Trajectory:
     """Return a trajectory of zeros with the shapes that the learner takes."""
     time, num_envs, (seen, done) = learner.horizon, learner.num_envs, learner.environment.spaces
 
-    def zeros(space: Space) -> jax.Array:
+    def zeros(space: ActionSpace) -> jax.Array:
         return jnp.zeros((time, *space.shape, num_envs), space.dtype)
 
     nothing = jnp.zeros((time, num_envs), bool)

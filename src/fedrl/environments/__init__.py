@@ -9,6 +9,7 @@ from fedrl.environments.fleet import fleet, held_out
 from fedrl.environments.heterogeneity import distances_from_mean
 from fedrl.environments.probes import (
     probe_action,
+    probe_choices,
     probe_constant,
     probe_discount,
     probe_match,
@@ -63,6 +64,7 @@ __all__ = [
     "policy_return",
     "policy_value",
     "probe_action",
+    "probe_choices",
     "probe_constant",
     "probe_discount",
     "probe_match",

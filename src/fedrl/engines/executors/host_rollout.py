@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.environment import AnyEnvironment, Space
+from fedrl.core.environment import ActionSpace, AnyEnvironment
 from fedrl.core.host import Failure, Instances
 from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.learner import Trajectory
@@ -196,5 +196,5 @@ def by_row(values: jax.Array) -> jax.Array:
     return moved.reshape(-1, *moved.shape[2:])
 
 
-def _zeros(batch: tuple[int, ...], space: Space) -> np.ndarray:
+def _zeros(batch: tuple[int, ...], space: ActionSpace) -> np.ndarray:
     return np.zeros((*batch, *space.shape), space.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -15,13 +16,14 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
+from fedrl.core.environment import ActionSpace, Box, Discrete, HostEnvironment, Product, Space, Spaces
 from fedrl.core.errors import ConfigError, FedrlError, nearest
 from fedrl.core.host import Instances
 from fedrl.core.imports import imported, is_reference, named, own_traceback, reference_to
 from fedrl.core.measures import Measure, counting
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import PyTree
+from fedrl.environments.adapters.entries import leaves
 from fedrl.environments.adapters.settings import check_names, settings_record
 from fedrl.environments.adapters.shard import constructor_of, open_environment
 from fedrl.environments.adapters.vector import TIMEOUT_S, open_instances
@@ -43,8 +45,9 @@ def gymnasium(
     """Build an environment of Gymnasium: a registered one, or a class or function of your own that returns one.
 
     Observations: Box, as float32 of the same shape; Discrete, counted from 0; any other space that Gymnasium can
-    flatten, as one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
-    that both terminates and truncates counts as a termination. What is in `settings` may differ between agents.
+    flatten, as one vector. Actions: Discrete, Box, MultiDiscrete, MultiBinary, and Tuple and Dict of these, as one
+    decision of several choices; continuous ones are clipped to their Box, not rescaled. A step that both terminates and
+    truncates counts as a termination. What is in `settings` may differ between agents.
 
     Args:
         id: Id of the environment, such as "LunarLander-v3"; "module:Id-v0" imports the module that registers it. Or a
@@ -278,17 +281,31 @@ def _spaces(id: str, environment: gym.Env) -> Spaces:
                 f"{id} has {name} in {space}, which has no entries. There is nothing to learn from or to decide. Give "
                 "the space a shape with at least one entry."
             )
-    if isinstance(action, gym.spaces.Discrete | gym.spaces.Box) and isinstance(
-        observation, gym.spaces.Discrete | gym.spaces.Box
-    ):
-        return Spaces(_space(observation), _space(action))
+    if isinstance(observation, gym.spaces.Discrete | gym.spaces.Box):
+        with contextlib.suppress(TypeError):
+            return Spaces(_space(observation), action_space(action))
     raise ConfigError(
-        f"{id} has observations in {observation} and actions in {action}. Only observations of a fixed size and "
-        "actions in a Discrete or Box space are supported. Register a wrapped version of it."
+        f"{id} has observations in {observation} and actions in {action}. Only observations of a fixed size are "
+        "supported, and actions that are discrete or continuous or made of such choices (MultiDiscrete, MultiBinary, "
+        "Tuple, Dict). Register a wrapped version of it."
     )
+
+
+def action_space(space: gym.Space) -> ActionSpace:
+    """Return the space of actions in the form of a learner.
+
+    Raises:
+        ConfigError: A choice has no entries, or too many values.
+        TypeError: There is another kind of space in it.
+    """
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.Box):
+        return _space(space)
+    return Product(tuple(_space(part) for part in leaves(space)))  # type: ignore[arg-type]
 
 
 def _space(space: gym.spaces.Discrete | gym.spaces.Box) -> Space:
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n))
+    if 0 in space.shape:  # a part of an action, which is refused
+        return Box(space.shape)
     return Box(space.shape, float(space.low.min()), float(space.high.max()))

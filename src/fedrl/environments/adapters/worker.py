@@ -9,7 +9,7 @@ of that moment: what one environment does to its process costs the environments 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import mmap
 import os
@@ -17,6 +17,7 @@ import pickle
 import signal
 import sys
 import time
+import types
 import warnings
 from typing import Any, BinaryIO
 
@@ -29,13 +30,11 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 
 def _sibling(name: str) -> Any:
     """Load a file of this folder by its path: importing it as a part of fedrl would load JAX."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
-    spec = importlib.util.spec_from_file_location("_fedrl_" + name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    # A package without an __init__, so that these files can import each other.
+    package = types.ModuleType("_fedrl")
+    package.__path__ = [os.path.dirname(os.path.abspath(__file__))]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module(f"{package.__name__}.{name}")
 
 
 class Guard:
