@@ -1,4 +1,4 @@
-"""Environments of Gymnasium whose actions are several choices at once."""
+"""Environments of Gymnasium whose actions are several choices at once, or whose observations are planes."""
 
 from collections import OrderedDict
 from typing import Any
@@ -46,6 +46,22 @@ class Choosing(gym.Env):
 
     def _seen(self, entries: np.ndarray) -> np.ndarray:
         return np.concatenate([entries, [self.asked]]).astype(np.float32)
+
+
+class Planes(gym.Env):
+    """Observes noise on two planes, and takes one of three actions."""
+
+    observation_space, action_space = spaces.Box(-4.0, 4.0, (7, 9, 2)), spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return self._seen(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self._seen(), float(action == 1), False, False, {}
+
+    def _seen(self) -> np.ndarray:
+        return self.np_random.normal(size=(7, 9, 2)).clip(-4.0, 4.0).astype(np.float32)
 
 
 def flat(action: Any) -> list[float]:

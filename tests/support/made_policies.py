@@ -17,6 +17,8 @@ from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 
 PPO: dict[str, Any] = {"name": "ppo", "network": {"name": "mlp", "hidden": [16, 16]}}
 GRID = {"name": "gridworld", "layout": "S..G", "max_steps": 20}
+PLANES = {"name": "gymnasium", "id": "tests.support.choices:Planes", "max_steps": 8}
+CONVOLUTIONS = {"name": "conv", "channels": [3, 4], "kernel": 2, "stride": 2, "hidden": [8]}
 CASES: dict[str, tuple[Any, Any]] = {
     "softmax": ("cartpole", PPO),
     "reinforce": (
@@ -44,6 +46,7 @@ CASES: dict[str, tuple[Any, Any]] = {
         {"name": "ppo", "network": {"name": "mlp", "hidden": [16], "activation": "relu", "output_activation": "tanh"}},
     ),
     "bounded means": ("pendulum", {"name": "a2c", "network": {"name": "mlp", "output_activation": "tanh"}}),
+    "planes": (PLANES, {"name": "normalize", "learner": {"name": "ppo", "network": CONVOLUTIONS}}),
     "interpolated": ("cartpole", {"name": "interpolate", "learner": PPO}),
 }
 """Environment and learner of each; all have two seeds and three agents."""

@@ -5,6 +5,7 @@ from fedrl.learners.algorithms.mappo import mappo
 from fedrl.learners.algorithms.ppo import ppo
 from fedrl.learners.algorithms.q_table import q_table
 from fedrl.learners.algorithms.reinforce import reinforce
+from fedrl.learners.parts.convolution import conv
 from fedrl.learners.parts.networks import mlp, network, per_player
 from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.wrappers.acceptance import accept_if_better
@@ -22,6 +23,7 @@ __all__ = [
     "add_correction",
     "apfl",
     "chain",
+    "conv",
     "fedprox",
     "freeze_except",
     "gradient_penalty",

@@ -31,6 +31,8 @@ def written_numpy(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
         "layers": policy.layers,
         "activation": policy.activation,
         "output_activation": policy.output_activation,
+        "filters": policy.filters,
+        "stride": policy.stride,
         "limit": policy.limit,
         "epsilon": policy.epsilon,
         "choices": [[choice.discrete, choice.scores.stop - choice.scores.start] for choice in policy.choices],

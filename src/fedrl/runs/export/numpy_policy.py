@@ -115,6 +115,8 @@ def _scores(x: np.ndarray) -> np.ndarray:
         x = np.clip((x - _WEIGHTS["mean"]) / _WEIGHTS["scale"], -FACTS["limit"], FACTS["limit"])
     if "embedding" in _WEIGHTS:
         x = np.concatenate([x, np.broadcast_to(_WEIGHTS["embedding"], (len(x), _WEIGHTS["embedding"].size))], -1)
+    if FACTS["filters"]:
+        x = _filtered(x)
     for i in range(FACTS["layers"]):
         weight, bias = _WEIGHTS[f"weight{i}"], _WEIGHTS[f"bias{i}"]
         # a number that is observed picks a column: the product with a vector of zeros and a one
@@ -128,6 +130,17 @@ def _scores(x: np.ndarray) -> np.ndarray:
     parts = np.split(x, np.cumsum([width for _, width in FACTS["choices"]])[:-1], -1)
     each = zip(FACTS["choices"], parts, strict=True)
     return np.concatenate([_softmax(part) if discrete else part for (discrete, _), part in each], -1)
+
+
+def _filtered(x: np.ndarray) -> np.ndarray:
+    """Return the result of the convolutions, `[batch, features]`, channel by channel."""
+    height, width, *depth = FACTS["observation"]["box"]
+    x = x.reshape(-1, height, width, depth[0] if depth else 1).transpose(0, 3, 1, 2)
+    for i in range(FACTS["filters"]):
+        weight, bias, stride = _WEIGHTS[f"filter{i}"], _WEIGHTS[f"filter_bias{i}"], FACTS["stride"]
+        views = np.lib.stride_tricks.sliding_window_view(x, weight.shape[1:3], (2, 3))[:, :, ::stride, ::stride]
+        x = _bent(FACTS["activation"], np.einsum("nchwuv,ouvc->nohw", views, weight) + bias[:, None, None])
+    return x.reshape(len(x), -1)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:

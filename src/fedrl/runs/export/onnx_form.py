@@ -146,6 +146,8 @@ def _scores(graph: OnnxNodes, policy: PlainPolicy) -> str:
         x = graph.add("Clip", x, np.asarray(-limit), np.asarray(limit))
     if "embedding" in arrays:
         x = _with_embedding(graph, x, arrays["embedding"])
+    if policy.filters:
+        x = _filtered(graph, policy, x)
     for i in range(policy.layers):
         weight, bias = (
             graph.constant(f"weight{i}", arrays[f"weight{i}"]),
@@ -181,6 +183,15 @@ def _with_embedding(graph: OnnxNodes, x: str, embedding: np.ndarray) -> str:
     batch = graph.add("Slice", graph.add("Shape", x), np.asarray([0]), np.asarray([1]))
     target = graph.add("Concat", batch, np.asarray([embedding.size], np.int64), axis=0)
     return graph.add("Concat", x, graph.add("Expand", embedding, target), axis=1)
+
+
+def _filtered(graph: OnnxNodes, policy: PlainPolicy, x: str) -> str:
+    x = graph.add("Transpose", graph.add("Reshape", x, _sizes(policy.planes)), perm=[0, 3, 1, 2])
+    for i in range(policy.filters):
+        weight = graph.constant(f"filter{i}", policy.arrays[f"filter{i}"].transpose(0, 3, 1, 2))
+        bias = graph.constant(f"filter_bias{i}", policy.arrays[f"filter_bias{i}"])
+        x = _bent(graph, policy.activation, graph.add("Conv", x, weight, bias, strides=[policy.stride] * 2))
+    return graph.add("Flatten", x, axis=1)
 
 
 def _bent(graph: OnnxNodes, kind: str, x: str) -> str:

@@ -1,6 +1,6 @@
 """The steps of a policy on plain arrays: the source of every form of export.
 
-    observation --normalise--> --append the embedding--> layer, activation, ... --head--> action, scores
+    observation --normalise--> --append the embedding--> or filters --> layer, activation, ... --head--> action, scores
 
     head      scores                          greedy action
     table     the values q[observation]       the first of the largest
@@ -60,7 +60,8 @@ class PlainPolicy(NamedTuple):
         head: The last step.
         arrays: float32: "q" of a table; else "weight0" `[outputs, inputs]`, "bias0", ..., and if there are such
             steps "mean" and "scale" of the observations, flat, an "embedding", and "log_std" of a Gaussian, of several
-            choices with the number of each behind the name.
+            choices with the number of each behind the name, and "filter0" `[filters, height, width, channels]`,
+            "filter_bias0", ... of convolutions.
         layers: The number of layers.
         activation: The activation between two layers.
         output_activation: The activation after the last one; empty for none.
@@ -69,6 +70,9 @@ class PlainPolicy(NamedTuple):
         own: For a policy with a user-defined network or learner, a sentence that names it; such a policy has no layers.
         widest: For such a policy, the largest number of inputs that a layer may have.
         choices: The choices of a product; none for other heads.
+        filters: The number of convolutions before the layers, of planes `[height, width, channels]`, whose result
+            enters the layers channel by channel.
+        stride: The places by which a filter moves on.
     """
 
     spaces: GymSpaces
@@ -82,6 +86,14 @@ class PlainPolicy(NamedTuple):
     own: str = ""
     widest: int = 0
     choices: tuple[Choice, ...] = ()
+    filters: int = 0
+    stride: int = 1
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """Return height, width and channels of an observation that is convolved."""
+        height, width, *depth = self.spaces.observation.shape or ()
+        return height, width, depth[0] if depth else 1
 
 
 def plain_policy(learner: Mapping[str, Any], params: Params, spaces: GymSpaces) -> PlainPolicy:
@@ -125,6 +137,14 @@ def _network(table: Any, params: Params, policy: PlainPolicy) -> PlainPolicy:
     if name == "with_embedding":
         inner = _network(table["network"], params["network"], policy)
         return inner._replace(arrays=inner.arrays | {"embedding": _float32(params["embedding"])})
+    if name == "conv":
+        kernel, filters = table["kernel"], dict(policy.arrays)
+        for i, layer in enumerate(params["filters"]):
+            weight = _float32(layer["weight"])
+            filters[f"filter{i}"] = weight.reshape(len(weight), kernel, kernel, -1)
+            filters[f"filter_bias{i}"] = _float32(layer["bias"])
+        inner = _network({**table, "name": "mlp"}, params["layers"], policy._replace(arrays=filters))
+        return inner._replace(filters=len(params["filters"]), stride=table["stride"])
     if name != "mlp":
         return policy._replace(own=f"The network is {name!r}.", widest=_widest(params))
     arrays = dict(policy.arrays)

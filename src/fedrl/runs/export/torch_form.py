@@ -100,6 +100,7 @@ def _module(torch: Any, policy: PlainPolicy) -> Any:
                 x = ((x - self.mean) / self.scale).clamp(-policy.limit, policy.limit)
             if "embedding" in policy.arrays:
                 x = torch.cat([x, self.embedding.expand(x.shape[0], -1)], 1)
+            x = _filtered(torch, policy, self, x)
             for i in range(policy.layers):
                 weight, bias = getattr(self, f"weight{i}"), getattr(self, f"bias{i}")
                 x = weight.T[x] + bias if discrete and i == 0 else torch.nn.functional.linear(x, weight, bias)
@@ -108,6 +109,17 @@ def _module(torch: Any, policy: PlainPolicy) -> Any:
             return _headed(torch, policy, x)
 
     return Acting()
+
+
+def _filtered(torch: Any, policy: PlainPolicy, module: Any, x: Any) -> Any:
+    """Return the result of the convolutions, channel by channel; what is given, if there are none."""
+    if not policy.filters:
+        return x
+    x = x.reshape(-1, *policy.planes).permute(0, 3, 1, 2)
+    for i in range(policy.filters):
+        weight, bias = getattr(module, f"filter{i}").permute(0, 3, 1, 2), getattr(module, f"filter_bias{i}")
+        x = _bent(torch, policy.activation, torch.nn.functional.conv2d(x, weight, bias, policy.stride))
+    return x.flatten(1)
 
 
 def _headed(torch: Any, policy: PlainPolicy, x: Any) -> Any:
