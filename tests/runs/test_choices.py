@@ -25,7 +25,9 @@ LEARNER = {
 def config(environment: Any, **changes: Any) -> dict[str, Any]:
     return {
         "name": "choices",
-        "rounds": 2,
+        "rounds": 1,
+        "seeds": 1,
+        "baselines": {},
         "environment": environment,
         "learner": LEARNER,
         "federation": {"agents": 2},
