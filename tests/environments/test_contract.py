@@ -11,7 +11,7 @@ import pytest
 
 import fedrl.environments
 from fedrl.core.component import CATALOGUE, cite
-from fedrl.core.environment import Box, Discrete, Timestep
+from fedrl.core.environment import Box, Discrete, Product, Timestep
 from fedrl.core.errors import ConfigError
 from tests.support.argument_order import misplaced
 
@@ -83,12 +83,32 @@ def inputs(name, seed=0):
     for_reset = environment.draw_reset(jax.random.fold_in(key, 0), (INSTANCES,))
     for_step = environment.draw_step(jax.random.fold_in(key, 1), (steps, INSTANCES))
     for_step = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, -2, 0), for_step)
-    shape = (steps, *space.shape, *players(environment), INSTANCES)
-    generator = np.random.default_rng(seed)
+    actions = chosen(np.random.default_rng(seed), space, steps, (*players(environment), INSTANCES))
+    return for_reset, for_step, jnp.asarray(actions, space.dtype)
+
+
+def chosen(generator, space, steps, rows):
+    """Random actions, `[time, *action, *rows]`."""
+    if isinstance(space, Product):
+        parts = [chosen(generator, part, steps, rows) for part in space.parts]
+        return np.concatenate([part.reshape(steps, -1, *rows) for part in parts], 1)
+    shape = (steps, *space.shape, *rows)
     if isinstance(space, Discrete):
-        return for_reset, for_step, jnp.asarray(generator.integers(0, space.n, shape), jnp.int32)
-    low, high = max(space.low, -1.0), min(space.high, 1.0)
-    return for_reset, for_step, jnp.asarray(generator.uniform(low, high, shape), jnp.float32)
+        return generator.integers(0, space.n, shape)
+    return generator.uniform(max(space.low, -1.0), min(space.high, 1.0), shape)
+
+
+def extremes_of(space, like):
+    """The outermost actions, and those of zeros."""
+    if isinstance(space, Product):
+        first, last, zeros = zip(*[extremes_of(part, like[:, :1]) for part in space.parts], strict=True)
+        return [
+            jnp.concatenate([x for x, size in zip(side, space.sizes, strict=True) for _ in range(size)], 1)
+            for side in (first, last, zeros)
+        ]
+    if isinstance(space, Discrete):
+        return [jnp.zeros_like(like), jnp.full_like(like, space.n - 1), jnp.zeros_like(like)]
+    return [jnp.full_like(like, -1e6), jnp.full_like(like, 1e6), jnp.zeros_like(like)]
 
 
 @functools.cache
@@ -173,11 +193,7 @@ class TestEnvironment:
         environment = built(name)
         for_reset, for_step, actions = inputs(name)
         space, seen = environment.spaces.action, environment.spaces.observation
-        if isinstance(space, Discrete):
-            extremes = [jnp.zeros_like(actions), jnp.full_like(actions, space.n - 1)]
-        else:
-            extremes = [jnp.full_like(actions, -1e6), jnp.full_like(actions, 1e6), jnp.zeros_like(actions)]
-        for acted in (actions, *extremes):
+        for acted in (actions, *extremes_of(space, actions)):
             opening, timestep = program(name, 0)(for_reset, for_step, acted, own_params(environment))
             assert np.isfinite(timestep.reward).all()
             for observation in (np.asarray(opening.observation), np.asarray(timestep.observation)):
