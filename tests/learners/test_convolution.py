@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing, draw_uniform, first
+from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import iterate
-from fedrl.core.types import LocalContext
-from fedrl.environments.time_limit import time_limit
-from fedrl.learners import a2c, adam, conv, mlp, per_player
+from fedrl.learners import conv, per_player
 from fedrl.learners.parts.networks import critic_of
 
 SHAPE = (7, 6, 3)
@@ -68,50 +65,3 @@ def test_outputs_may_be_bounded_and_players_may_have_their_own():
 def test_what_has_no_planes_is_refused(space, network, words):
     with pytest.raises(ConfigError, match=words):
         network().init(jax.random.key(0), space, 2, 1.0)
-
-
-def spots() -> Environment:
-    """Planes of noise with a horizontal or a vertical bar somewhere, and a reward of 1 for naming which; one step."""
-
-    def planes(noise):
-        where = (noise[:2] * 5).astype(jnp.int32)
-        lying = noise[2] < 0.5
-        size = jnp.where(lying, jnp.array([1, 3]), jnp.array([3, 1]))
-        near = jnp.stack(jnp.meshgrid(jnp.arange(7), jnp.arange(7), indexing="ij")) - where[:, None, None]
-        bar = ((near >= 0) & (near < size[:, None, None])).all(0)
-        return bar.astype(jnp.float32)[..., None], lying
-
-    def reset(noise, params):
-        del params
-        seen, lying = planes(noise)
-        return first(seen), (seen, lying)
-
-    def step(noise, params, state, action):
-        del noise, params
-        seen, lying = state
-        right = (action == lying.astype(jnp.int32)).astype(jnp.float32)
-        return Timestep(seen, right, jnp.bool_(True), jnp.bool_(False)), state
-
-    spaces = Spaces(Box((7, 7, 1)), Discrete(2))
-    return time_limit(Environment((), spaces, draw_uniform(3), draw_nothing, reset, step, 1))
-
-
-def rate(network) -> float:
-    """The greedy reward of A2C after training."""
-    environment = spots()
-    learner = a2c(environment, network=network, num_envs=64, num_steps=1, optimizer=adam(0.01), entropy_coef=0.01)
-
-    def train(state, key):
-        context = LocalContext(state.params, jax.tree.map(jnp.zeros_like, state.params))
-        return iterate(learner, key, state, context)[0], None
-
-    state = learner.init(jax.random.key(0), environment.params)
-    state, _ = jax.lax.scan(train, state, jax.random.split(jax.random.key(1), 150))
-    timestep, shown = jax.vmap(environment.reset, (-1, None), -1)(environment.draw_reset(jax.random.key(2), (500,)), ())
-    action = learner.act(jax.random.key(3), state.params, timestep.observation, True)
-    return float((action == shown[0][1]).mean())
-
-
-def test_filters_learn_what_is_the_same_at_every_place():
-    assert rate(conv((4,), hidden=(16,))) > 0.9
-    assert rate(mlp(())) < 0.75  # no sum of single places tells the bars apart
