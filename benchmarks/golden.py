@@ -1,4 +1,4 @@
-"""Golden hashes: what seventeen small federations come to in two commits, computed on one machine and compared.
+"""Golden hashes: what eighteen small federations come to in two commits, computed on one machine and compared.
 
     commit --git worktree--> its src --a process of its own--> parameters of every case --> hashes, compared
 
@@ -232,6 +232,12 @@ num_envs = 2
 num_steps = 16
 num_epochs = 2
 num_minibatches = 2
+""",
+    # one controller of all players
+    "joint": f"""
+environment = {{ name = "joint_actions", world = {{ name = "foraging", players = 2, size = 4, max_steps = 20 }} }}
+learner = {{ {A2C}, network = {SMALL} }}
+federation.agents = 4
 """,
 }
 ROUNDS = 6

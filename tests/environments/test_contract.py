@@ -22,10 +22,12 @@ PURE = {
     if kind == "environment" and re.match(r"fedrl\.environments\.(?!adapters)", entry.build.__module__)
 }
 EXAMPLES = {
+    "joint_actions": {"world": fedrl.environments.foraging(players=2, foods=1, size=3)},
     "tabular": {"transition": [[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.2, 0.8]]], "reward": [[0, 1], [2, 3]]},
 }
 OTHERS = {
     "foraging": {"players": 3, "foods": 1, "size": 4},
+    "joint_actions": {"world": fedrl.environments.climbing()},
     "gridworld": {"layout": "..#\n#.G", "max_steps": 7},
     "navigation": {"players": 2},
     "penalty": {"penalty": -10.0},
@@ -191,7 +193,7 @@ class TestEnvironment:
             if name in EXAMPLES and not arguments:
                 continue
             environment = getattr(fedrl.environments, name)(**arguments)
-            assert eval(repr(environment), {name: getattr(fedrl.environments, name)}) == environment
+            assert eval(repr(environment), dict(vars(fedrl.environments))) == environment
 
     def test_an_episode_without_steps_is_refused(self, name):
         if "max_steps" in PURE[name].signature.parameters:

@@ -23,6 +23,7 @@ from fedrl.environments.tabular.random_mdp import random_mdp, random_mdps
 from fedrl.environments.tabular.windy_cliff import windy_cliff, windy_cliffs
 from fedrl.environments.time_limit import time_limit
 from fedrl.environments.worlds.foraging import foraging
+from fedrl.environments.worlds.joint_actions import joint_actions
 from fedrl.environments.worlds.matrix_games import (
     climbing,
     exploitability,
@@ -47,6 +48,7 @@ __all__ = [
     "greedy",
     "gridworld",
     "held_out",
+    "joint_actions",
     "lqr",
     "lqr_optimum",
     "lqr_policy",
