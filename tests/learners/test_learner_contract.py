@@ -21,6 +21,7 @@ from fedrl.learners import (
     add_correction,
     apfl,
     chain,
+    dqn,
     fedprox,
     freeze_except,
     gradient_penalty,
@@ -33,6 +34,7 @@ from fedrl.learners import (
     q_table,
     reinforce,
     sgd,
+    vdn,
     with_embedding,
 )
 from tests.support.argument_order import misplaced
@@ -44,6 +46,14 @@ PULLED = chain(fedprox(1.0), sgd(0.1))
 def small(optimizer=PULLED):
     """Every learner, by this optimiser if it has one."""
     options = {"network": mlp((4,)), "optimizer": optimizer}
+    by_value = {
+        "num_envs": 2,
+        "num_steps": 4,
+        "num_updates": 2,
+        "batch_size": 4,
+        "buffer_size": 20,
+        "learning_starts": 8,
+    }
     wider = {**options, "network": with_embedding(mlp((4,)), size=2)}
     return {
         "ppo": lambda env: ppo(env, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, **options),
@@ -67,6 +77,8 @@ def small(optimizer=PULLED):
         "accept_if_better": lambda env: accept_if_better(a2c(env, num_envs=2, num_steps=4, **options), trials=2),
         "freeze_except": lambda env: freeze_except(a2c(env, num_envs=2, num_steps=4, **wider)),
         "gradient_penalty": lambda env: gradient_penalty(a2c(env, num_envs=2, num_steps=4, **options)),
+        "dqn": lambda env: dqn(env, **by_value, **options),
+        "vdn": lambda env: vdn(env, **by_value, **options),
         "q_table": lambda env: q_table(env, num_envs=2, num_steps=4, count_visits=True),
         "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", num_steps=2),
         "q_table, expected": lambda env: q_table(env, sampling="expected"),
@@ -96,7 +108,9 @@ def hint_for(learner, state, shift=0.0):
 
 @pytest.fixture(scope="module", params=LEARNERS)
 def case(request):
-    env = {"q_table": random_mdp(3, 2), "mappo": climbing()}.get(request.param.partition(",")[0], probe_match())
+    env = {"q_table": random_mdp(3, 2), "mappo": climbing(), "vdn": climbing()}.get(
+        request.param.partition(",")[0], probe_match()
+    )
     learner = LEARNERS[request.param](env)
     update = jax.jit(jax.vmap(functools.partial(iterate, learner)))
     key = jax.random.split(jax.random.key(0), AGENTS)
@@ -290,6 +304,8 @@ def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, hal
         "ppo",
         "ppo, by episode",
         "mappo",
+        "dqn",
+        "vdn",
         "personal",
         "interpolate",
         "apfl",

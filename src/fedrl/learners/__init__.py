@@ -1,10 +1,12 @@
 """Learning algorithms of single agents, wrappers around them, and the networks and optimisers they take."""
 
 from fedrl.learners.algorithms.a2c import a2c
+from fedrl.learners.algorithms.dqn import dqn
 from fedrl.learners.algorithms.mappo import mappo
 from fedrl.learners.algorithms.ppo import ppo
 from fedrl.learners.algorithms.q_table import q_table
 from fedrl.learners.algorithms.reinforce import reinforce
+from fedrl.learners.algorithms.vdn import vdn
 from fedrl.learners.parts.networks import mlp, network, per_player
 from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.wrappers.acceptance import accept_if_better
@@ -22,6 +24,7 @@ __all__ = [
     "add_correction",
     "apfl",
     "chain",
+    "dqn",
     "fedprox",
     "freeze_except",
     "gradient_penalty",
@@ -38,5 +41,6 @@ __all__ = [
     "reinforce",
     "rmsprop",
     "sgd",
+    "vdn",
     "with_embedding",
 ]
