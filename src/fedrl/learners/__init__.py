@@ -11,11 +11,13 @@ from fedrl.learners.parts.networks import mlp, network, per_player
 from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
 from fedrl.learners.wrappers.acceptance import accept_if_better
 from fedrl.learners.wrappers.embedding import freeze_except, with_embedding
+from fedrl.learners.wrappers.exploitability import measure_exploitability
 from fedrl.learners.wrappers.gradient_penalty import gradient_penalty
 from fedrl.learners.wrappers.interpolation import apfl, interpolate
 from fedrl.learners.wrappers.mixture import mixture
 from fedrl.learners.wrappers.normalize import normalize
 from fedrl.learners.wrappers.personal import personal
+from fedrl.learners.wrappers.self_play import self_play
 
 __all__ = [
     "a2c",
@@ -30,6 +32,7 @@ __all__ = [
     "gradient_penalty",
     "interpolate",
     "mappo",
+    "measure_exploitability",
     "mixture",
     "mlp",
     "network",
@@ -40,6 +43,7 @@ __all__ = [
     "q_table",
     "reinforce",
     "rmsprop",
+    "self_play",
     "sgd",
     "vdn",
     "with_embedding",

@@ -58,7 +58,7 @@ class QState(NamedTuple):
 class Transition(NamedTuple):
     """A row of the replay buffer; the last axis is that of the players, of length 1 for a single agent.
 
-    `terminated` is that of each player: a death is one. `alive` is that before the step; None if no player ever dies.
+    `terminated` is that of each player: a death is one. `alive` is that before the step; None for a single agent.
     """
 
     observation: jax.Array
@@ -190,7 +190,7 @@ def q_learner(
         for_network, for_position = jax.random.split(key)
         params = {"q": network.init(for_network, environment.spaces.observation, actions, 1.0)}
         position = start(for_position, environment, env_params, num_envs)
-        row = _row(environment, position)
+        row = _row(environment)
         return QState(params, params, optimizer.init(params), empty(row, buffer_size), position, env_params)
 
     def collect(key: Key, state: QState) -> tuple[Trajectory, QState, Metrics]:
@@ -286,17 +286,18 @@ def transitions(seen: Trajectory, players: int | None) -> Transition:
         apart = x.reshape(*x.shape[:-1], players or 1, -1)
         return jnp.moveaxis(apart, -1, 1).reshape(-1, *apart.shape[1:-1])
 
-    alive = None if seen.alive is None else row(seen.alive)
+    # In a world always, as wrappers may leave out the experience of some players.
+    alive = None if players is None else row(jnp.ones_like(seen.terminated) if seen.alive is None else seen.alive)
     parts = (seen.observation, seen.action, seen.reward, seen.terminated, seen.next_observation)
     return Transition(*map(row, parts), alive)
 
 
-def _row(environment: AnyEnvironment, position: Position) -> Transition:
+def _row(environment: AnyEnvironment) -> Transition:
     """Return the shapes and dtypes of a row."""
-    seen, players = environment.spaces.observation, players_of(environment) or 1
-    shape = jax.ShapeDtypeStruct((*seen.shape, players), seen.dtype)
-    each = {kind: jax.ShapeDtypeStruct((players,), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_)}
-    alive = None if position.alive is None else each[jnp.bool_]
+    seen, players = environment.spaces.observation, players_of(environment)
+    shape = jax.ShapeDtypeStruct((*seen.shape, players or 1), seen.dtype)
+    each = {kind: jax.ShapeDtypeStruct((players or 1,), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_)}
+    alive = None if players is None else each[jnp.bool_]
     return Transition(shape, each[jnp.int32], each[jnp.float32], each[jnp.bool_], shape, alive)
 
 
