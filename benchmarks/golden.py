@@ -1,4 +1,4 @@
-"""Golden hashes: what eighteen small federations come to in two commits, computed on one machine and compared.
+"""Golden hashes: what twenty-one small federations come to in two commits, computed on one machine and compared.
 
     commit --git worktree--> its src --a process of its own--> parameters of every case --> hashes, compared
 
@@ -232,6 +232,45 @@ num_envs = 2
 num_steps = 16
 num_epochs = 2
 num_minibatches = 2
+""",
+    # values of a team, from a replay buffer
+    "vdn": f"""
+environment = {{ name = "pursuit", size = 4, max_steps = 20 }}
+federation.agents = 4
+
+[learner]
+name = "vdn"
+network = {SMALL}
+num_envs = 2
+num_steps = 8
+num_updates = 2
+batch_size = 16
+buffer_size = 64
+learning_starts = 16
+""",
+    "dqn": f"""
+{CARTPOLE}
+federation.agents = 4
+federation.local_steps = 2
+
+[learner]
+name = "dqn"
+network = {SMALL}
+num_envs = 2
+num_steps = 8
+num_updates = 2
+batch_size = 16
+buffer_size = 64
+learning_starts = 16
+""",
+    # a pool of earlier policies
+    "self_play": f"""
+environment = "rock_paper_scissors"
+learner.name = "measure_exploitability"
+learner.learner.name = "self_play"
+learner.learner.pool_size = 3
+learner.learner.learner = {{ {A2C}, network = {{ name = "per_player", network = {SMALL}, players = 2 }} }}
+federation.agents = 4
 """,
     # one controller of all players
     "joint": f"""
