@@ -37,7 +37,7 @@ ENGINES = {
     "normalize": f'learner = {{ name = "normalize", learner = {{ name = "mappo", critic = {SMALL}, {SIZES} }} }}',
     "vdn": VDN,
     "dqn, gossip": f'{VDN.replace("vdn", "dqn")}\nfederation.topology = "ring"',
-    "self_play": f'learner = {{ name = "self_play", pool_size = 2, learner = {{ name = "ppo", network = {SMALL}, {SIZES} }} }}',
+    "self_play": f'learner = {{ name = "self_play", pool_size = 2, {IPPO} }}',
     "gossip": f'{IPPO}\nfederation.topology = "ring"',
     "tree": f'{IPPO}\nfederation.hierarchy = {{ name = "tree", branching = [2] }}',
     "clock": f'{IPPO}\nfederation.clock.jitter = 0.2\nfederation.schedule = {{ name = "fed_async" }}',

@@ -26,7 +26,9 @@ ITERATIONS = 1000
 
 
 def player_of(game, network=OWN, entropy_coef=0.4):
-    return a2c(game, network=network, optimizer=sgd(1.0), num_envs=64, num_steps=1, entropy_coef=entropy_coef)
+    # Parameters that both players share get twice the gradient.
+    rate = 1.0 if network.players else 0.5
+    return a2c(game, network=network, optimizer=sgd(rate), num_envs=64, num_steps=1, entropy_coef=entropy_coef)
 
 
 def trained(learner: Learner, iterations: int, seeds: int):
