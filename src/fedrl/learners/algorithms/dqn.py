@@ -74,6 +74,13 @@ Errors = Callable[[Transition, jax.Array, jax.Array, Number], tuple[jax.Array, j
 of the best next ones by the target network; weights of None are all alike."""
 
 
+Carry = tuple[Params, Params, optax.OptState]
+"""Parameters of Q, those of the target network, and the state of the optimiser."""
+Probabilities = Callable[[Params, jax.Array], jax.Array]
+Choose = Callable[[jax.Array, Params, jax.Array], jax.Array]
+Act = Callable[[Key, Params, jax.Array, bool], jax.Array]
+
+
 @component("learner", reference="van Hasselt, Guez & Silver (2016), https://arxiv.org/abs/1509.06461")
 def dqn(
     environment: AnyEnvironment,
@@ -89,8 +96,8 @@ def dqn(
     tau: Traced[FractionAboveZero] = 0.005,
     epsilon: Traced[Fraction] = 0.05,
     epsilon_start: Traced[Fraction] = 1.0,
-    epsilon_steps: Traced[Positive] = 5_000,
-    learning_starts: Traced[NonNegative] = 500,
+    epsilon_steps: Traced[Positive] = 5_000.0,
+    learning_starts: Traced[NonNegative] = 500.0,
 ) -> Learner:
     """Build a double deep Q-learner (DQN): Q learns r + gamma Q'(s', argmax_a Q(s', a)), with a target network Q'.
 
@@ -138,12 +145,12 @@ def dqn(
         buffer_size,
         gamma,
         tau,
-        Exploration(epsilon, epsilon_start, epsilon_steps),
+        EpsilonSchedule(epsilon, epsilon_start, epsilon_steps),
         learning_starts,
     )
 
 
-class Exploration(NamedTuple):
+class EpsilonSchedule(NamedTuple):
     """Probabilities of a random action: that in the end, that in the beginning, and the steps between the two."""
 
     last: Number
@@ -177,7 +184,7 @@ def q_learner(
     buffer_size: int,
     gamma: Number,
     tau: Number,
-    exploration: Exploration,
+    epsilon: EpsilonSchedule,
     learning_starts: Number,
 ) -> Learner:
     """Build the learner of `dqn`, or of `vdn` with errors of the whole team."""
@@ -185,6 +192,7 @@ def q_learner(
     check_positive(num_updates=num_updates, batch_size=batch_size)
     check_players(environment, network.players)
     players = players_of(environment)
+    probabilities, choose, act = acting(network, epsilon.last)
 
     def init(key: Key, env_params: PyTree) -> QState:
         for_network, for_position = jax.random.split(key)
@@ -195,40 +203,22 @@ def q_learner(
 
     def collect(key: Key, state: QState) -> tuple[Trajectory, QState, Metrics]:
         behaviour = jax.lax.optimization_barrier(exploring(state))
-        sampler = Sampler(jax.random.uniform, lambda noise, seen: chosen_by(noise, behaviour, seen))
+        sampler = Sampler(jax.random.uniform, lambda noise, seen: choose(noise, behaviour, seen))
         seen, position, counts = roll_out(key, environment, state.env_params, sampler, num_steps, state.position)
         return seen, state._replace(position=position), counts
 
     def exploring(state: QState) -> Params:
         # The counter of the buffer is the number of steps so far, and that of a round that was undone is set back.
-        return {**state.params, "epsilon": exploration.after(state.replay.written)}
-
-    def mixed(params: Params, observation: jax.Array) -> jax.Array:
-        epsilon = params.get("epsilon", exploration.last)
-        return epsilon_greedy(network.apply(params["q"], observation), epsilon)
-
-    def chosen_by(noise: jax.Array, params: Params, observation: jax.Array) -> jax.Array:
-        thresholds = jnp.cumsum(mixed(params, observation)[:-1], axis=0)
-        return (noise >= thresholds).sum(axis=0, dtype=jnp.int32)
+        return {**state.params, "epsilon": epsilon.after(state.replay.written)}
 
     def loss(params: Params, target: Params, batch: Transition) -> jax.Array:
-        best = jnp.argmax(_values(network, jax.lax.stop_gradient(params), batch.next_observation), axis=0)
-        ahead = _of(_values(network, target, batch.next_observation), best)
-        chosen = _of(_values(network, params, batch.observation), batch.action.T)
-        error, weight = errors(batch, chosen, jax.lax.stop_gradient(ahead), gamma)
-        square = jnp.square(error)
-        return square.mean() if weight is None else (weight * square).sum() / jnp.maximum(weight.sum(), 1.0)
-
-    Carry = tuple[Params, Params, optax.OptState]
+        return squared_error(network, errors, gamma, params, target, batch)
 
     def learn(key: Key, state: QState, seen: Trajectory, context: LocalContext) -> tuple[QState, Metrics]:
         replay = append(state.replay, transitions(seen, players))
 
         def update(carry: Carry, k: Key) -> tuple[Carry, jax.Array]:
-            params, target, memory = carry
-            cost, slope = jax.value_and_grad(loss)(params, target, sample(k, replay, batch_size))
-            params, memory = descend(optimizer, slope, memory, params, context)
-            return (params, jax.tree.map(lambda old, new: old + tau * (new - old), target, params), memory), cost
+            return _updated(optimizer, loss, tau, carry, sample(k, replay, batch_size), context)
 
         begun = (state.params, state.target, state.optimizer)
         trained, costs = jax.lax.scan(update, begun, jax.random.split(key, num_updates))
@@ -243,12 +233,6 @@ def q_learner(
         target = jax.tree.map(lambda new, old: jnp.where(unborn, new, old), params, state.target)
         return state._replace(params=params, target=target)
 
-    def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
-        if greedy:
-            return jnp.argmax(network.apply(params["q"], observation), axis=0).astype(jnp.int32)
-        batch = observation.shape[len(environment.spaces.observation.shape) :]
-        return chosen_by(jax.random.uniform(key, batch), params, observation)
-
     return Learner(
         init=init,
         collect=collect,
@@ -261,11 +245,59 @@ def q_learner(
         horizon=num_steps,
         num_envs=num_envs,
         behaviours=lambda state: (exploring(state),),
-        probabilities=mixed,
+        probabilities=probabilities,
         measures={"loss": LOSS},
         gamma=gamma,
         acts_for=network.players,
     )
+
+
+def squared_error(
+    network: Network, errors: Errors, gamma: Number, params: Params, target: Params, batch: Transition
+) -> jax.Array:
+    """Return the weighted mean of the squared errors, where Q chooses the next actions and the target values them."""
+    best = jnp.argmax(_values(network, jax.lax.stop_gradient(params), batch.next_observation), axis=0)
+    ahead = _of(_values(network, target, batch.next_observation), best)
+    chosen = _of(_values(network, params, batch.observation), batch.action.T)
+    error, weight = errors(batch, chosen, jax.lax.stop_gradient(ahead), gamma)
+    square = jnp.square(error)
+    return square.mean() if weight is None else (weight * square).sum() / jnp.maximum(weight.sum(), 1.0)
+
+
+def _updated(
+    optimizer: optax.GradientTransformation,
+    loss: Callable[[Params, Params, Transition], jax.Array],
+    tau: Number,
+    carry: Carry,
+    batch: Transition,
+    context: LocalContext,
+) -> tuple[Carry, jax.Array]:
+    """Take one gradient step, and let the target network follow."""
+    params, target, memory = carry
+    cost, slope = jax.value_and_grad(loss)(params, target, batch)
+    params, memory = descend(optimizer, slope, memory, params, context)
+    return (params, jax.tree.map(lambda old, new: old + tau * (new - old), target, params), memory), cost
+
+
+def acting(network: Network, last: Number) -> tuple[Probabilities, Choose, Act]:
+    """Return the epsilon-greedy policy: its probabilities, the choice of an action by uniform noise, and `act`.
+
+    Epsilon is an entry of the parameters of a behaviour policy, and `last` where there is none.
+    """
+
+    def probabilities(params: Params, observation: jax.Array) -> jax.Array:
+        return epsilon_greedy(network.apply(params["q"], observation), params.get("epsilon", last))
+
+    def choose(noise: jax.Array, params: Params, observation: jax.Array) -> jax.Array:
+        thresholds = jnp.cumsum(probabilities(params, observation)[:-1], axis=0)
+        return (noise >= thresholds).sum(axis=0, dtype=jnp.int32)
+
+    def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
+        if greedy:
+            return jnp.argmax(network.apply(params["q"], observation), axis=0).astype(jnp.int32)
+        return choose(jax.random.uniform(key, observation.shape[-1:]), params, observation)
+
+    return probabilities, choose, act
 
 
 def epsilon_greedy(values: jax.Array, epsilon: Number | jax.Array) -> jax.Array:

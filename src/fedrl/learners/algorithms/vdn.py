@@ -16,7 +16,7 @@ from fedrl.core.environment import AnyEnvironment
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner
 from fedrl.core.ranges import Count, Fraction, FractionAboveZero, NonNegative, Positive, Traced
-from fedrl.learners.algorithms.dqn import Exploration, Transition, q_learner
+from fedrl.learners.algorithms.dqn import EpsilonSchedule, Transition, q_learner
 from fedrl.learners.parts.networks import Network, mlp
 from fedrl.learners.parts.optimizers import adam
 
@@ -36,8 +36,8 @@ def vdn(
     tau: Traced[FractionAboveZero] = 0.005,
     epsilon: Traced[Fraction] = 0.05,
     epsilon_start: Traced[Fraction] = 1.0,
-    epsilon_steps: Traced[Positive] = 5_000,
-    learning_starts: Traced[NonNegative] = 500,
+    epsilon_steps: Traced[Positive] = 5_000.0,
+    learning_starts: Traced[NonNegative] = 500.0,
 ) -> Learner:
     """Build a learner of the sum of the players' values (VDN), from the reward of the team.
 
@@ -81,7 +81,7 @@ def vdn(
         buffer_size,
         gamma,
         tau,
-        Exploration(epsilon, epsilon_start, epsilon_steps),
+        EpsilonSchedule(epsilon, epsilon_start, epsilon_steps),
         learning_starts,
     )
 
