@@ -22,6 +22,7 @@ QUICK = {
     "num_steps": 1,
     "num_updates": 1,
     "buffer_size": 2_000,
+    "tau": 0.01,
     "epsilon_steps": 4_000,
     "learning_starts": 200,
     "optimizer": adam(0.02),
@@ -211,12 +212,12 @@ def curve(learner: Learner, iterations: int, parts: int, seeds: int, episodes: i
 
 
 def test_dqn_balances_the_pole():
-    learner = dqn(cartpole(max_steps=200), buffer_size=50_000)
+    learner = dqn(cartpole(max_steps=200), buffer_size=50_000, tau=0.003)
     found = curve(learner, iterations=800, parts=8, seeds=5, episodes=20)
     assert (found[4:].mean(0) > 140.0).all()  # the means of the last four of eight; at random it is 22
 
 
 def test_vdn_learns_to_catch_a_prey_together():
-    learner = vdn(pursuit(players=2, size=4), epsilon_steps=10_000)
+    learner = vdn(pursuit(players=2, size=4), epsilon_steps=10_000, buffer_size=10_000, tau=0.01)
     found = curve(learner, iterations=500, parts=5, seeds=3, episodes=50)
     assert (found[3:].mean(0) > 0.85).all()  # still players get -0.49
