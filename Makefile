@@ -10,6 +10,7 @@
 # make test-ray      those of Ray, with two workers of its own: a part of the long ones, which CI runs
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
 # make test-torch    those of PyTorch, which is large, in another one
+# make test-traffic  our vehicles beside those of SUMO, which is large, in another one
 # make test-jax2onnx those of user-defined networks in ONNX, as jax2onnx is large as well
 # make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
@@ -28,6 +29,8 @@ GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
 TORCH_BIN := .venv-torch/bin
 TORCH_STAMP := .venv-torch/.installed
+TRAFFIC_BIN := .venv-traffic/bin
+TRAFFIC_STAMP := .venv-traffic/.installed
 JAX2ONNX_BIN := .venv-jax2onnx/bin
 JAX2ONNX_STAMP := .venv-jax2onnx/.installed
 DOCS_BIN := .venv-docs/bin
@@ -38,7 +41,7 @@ FLOWER_BIN := .venv-flower/bin
 FLOWER_STAMP := .venv-flower/.installed
 
 .PHONY: demo demo-network test test-long test-network chaos chaos-short audit audit-short test-ray test-gymnax test-torch test-jax2onnx
-.PHONY: test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
+.PHONY: test-traffic test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
@@ -75,6 +78,9 @@ test-gymnax: $(GYMNAX_STAMP)
 
 test-torch: $(TORCH_STAMP)
 	$(TORCH_BIN)/pytest -n 0 tests/with_torch
+
+test-traffic: $(TRAFFIC_STAMP)
+	$(TRAFFIC_BIN)/pytest -n 0 -s tests/with_traffic
 
 test-jax2onnx: $(JAX2ONNX_STAMP)
 	$(JAX2ONNX_BIN)/pytest -n 0 tests/with_jax2onnx
@@ -127,6 +133,12 @@ $(TORCH_STAMP): pyproject.toml
 	$(TORCH_BIN)/pip install --quiet --editable ".[torch]" --group test
 	touch $@
 
+$(TRAFFIC_STAMP): pyproject.toml
+	test -x $(TRAFFIC_BIN)/python || $(PYTHON) -m venv .venv-traffic
+	$(TRAFFIC_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(TRAFFIC_BIN)/pip install --quiet --editable ".[sumo]" --group traffic
+	touch $@
+
 $(JAX2ONNX_STAMP): pyproject.toml
 	test -x $(JAX2ONNX_BIN)/python || $(PYTHON) -m venv .venv-jax2onnx
 	$(JAX2ONNX_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -152,4 +164,4 @@ $(FLOWER_STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-docs .venv-peers .venv-flower site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-torch .venv-traffic .venv-jax2onnx .venv-docs .venv-peers .venv-flower site .mypy_cache .pytest_cache .ruff_cache
