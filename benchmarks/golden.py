@@ -218,6 +218,13 @@ federation.local_steps = 2
 federation.aggregator = "median"
 federation.stages = ["weight_by_signal"]
 """,
+    # continuous actions of the cars of a platoon
+    "platoon": f"""
+environment = {{ name = "platoon", max_steps = 16 }}
+learner = {{ {A2C}, network = {SMALL} }}
+fleet.tau = {{ range = [0.1, 0.4] }}
+federation.agents = 3
+""",
     # players of a world, each with parameters of its own, and a critic of the whole world
     "worlds": f"""
 environment = {{ name = "navigation", max_steps = 16 }}

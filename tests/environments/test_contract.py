@@ -28,6 +28,7 @@ OTHERS = {
     "foraging": {"players": 3, "foods": 1, "size": 4},
     "gridworld": {"layout": "..#\n#.G", "max_steps": 7},
     "navigation": {"players": 2},
+    "platoon": {"cars": 3},
     "penalty": {"penalty": -10.0},
     "pursuit": {"players": 3, "size": 4},
     "random_mdp": {"kappa": 0.5, "agent": 1},

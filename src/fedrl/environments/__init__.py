@@ -22,6 +22,7 @@ from fedrl.environments.tabular.planning import greedy, model_of, optimal_q, pol
 from fedrl.environments.tabular.random_mdp import random_mdp, random_mdps
 from fedrl.environments.tabular.windy_cliff import windy_cliff, windy_cliffs
 from fedrl.environments.time_limit import time_limit
+from fedrl.environments.traffic.platoon import platoon
 from fedrl.environments.worlds.foraging import foraging
 from fedrl.environments.worlds.matrix_games import (
     climbing,
@@ -59,6 +60,7 @@ __all__ = [
     "optimal_q",
     "penalty",
     "pendulum",
+    "platoon",
     "player_returns",
     "policy_return",
     "policy_value",
