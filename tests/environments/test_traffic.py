@@ -11,7 +11,7 @@ import pytest
 from fedrl.environments.traffic.car_following import (
     PASSENGER,
     TRUCK,
-    Driver,
+    VehicleType,
     desired_gap,
     follow,
     idm_acceleration,
@@ -104,7 +104,7 @@ def test_arrivals_are_as_many_as_asked_for_and_independent():
 
 
 def test_cars_pass_in_order_and_wait_outside_while_the_lane_is_full():
-    slow = Driver(desired_speed=5.0)
+    slow = VehicleType(desired_speed=5.0)
     trips = pass_through(slow, jnp.zeros(20), 100.0, 5.0, dt=0.1, steps=900)
     assert trips.entered[0] == 0.0
     assert (np.diff(trips.entered) > 1.0 + 2.5 / 5.0).all()  # a time gap, and the way to the gap of a queue
@@ -125,7 +125,7 @@ def test_a_driver_overtakes_a_slow_car_if_the_lane_beside_is_free():
     egoist = LaneChange(politeness=0.0)
     assert lane_changes(egoist, PASSENGER, lane, position, speed, 2, +1).tolist() == [0, 1, 1]
     assert lane_changes(egoist, PASSENGER, lane, position, speed, 1, +1).tolist() == [0, 0, 1]  # no such lane
-    reluctant = LaneChange(politeness=0.0, threshold=30.0)
+    reluctant = LaneChange(politeness=0.0, least_gain=30.0)
     assert lane_changes(reluctant, PASSENGER, lane, position, speed, 2, +1).tolist() == [0, 0, 1]
     assert lane_changes(LaneChange(), PASSENGER, lane, position, speed, 2, +1)[0] == 1  # the slow car makes way
 
@@ -165,10 +165,10 @@ def test_cars_of_three_lanes_change_gain_by_it_and_never_touch():
 
     @jax.jit
     @jax.vmap
-    def drive(threshold):
+    def drive(least_gain):
         def step(state, number):
             lane, position, speed = state
-            rule = LaneChange(threshold=threshold)
+            rule = LaneChange(least_gain=least_gain)
             changed = changed_lanes(rule, drivers, lane, position, speed, 3, 1 - 2 * (number % 2))
             position, speed = follow(drivers, position, speed, leaders(changed, position), 0.1)
             apart = position[:, None] - drivers.length[:, None] - position  # a car's rear less another one's front

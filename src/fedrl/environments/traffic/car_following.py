@@ -33,7 +33,7 @@ NOBODY = -1
 Numbers: TypeAlias = jax.Array | float
 
 
-class Driver(NamedTuple):
+class VehicleType(NamedTuple):
     """A vehicle type: how it is driven and how long it is. The defaults are SUMO's of a passenger car, in town.
 
     Attributes:
@@ -57,14 +57,14 @@ class Driver(NamedTuple):
     length: Numbers = 5.0
 
 
-PASSENGER = Driver()
-TRUCK = Driver(acceleration=1.3, deceleration=4.0, emergency=7.0, length=7.1)
-BUS = Driver(acceleration=1.2, deceleration=4.0, emergency=7.0, length=12.0)
-MOTORCYCLE = Driver(acceleration=6.0, deceleration=10.0, emergency=10.0, length=2.2)
+PASSENGER = VehicleType()
+TRUCK = VehicleType(acceleration=1.3, deceleration=4.0, emergency=7.0, length=7.1)
+BUS = VehicleType(acceleration=1.2, deceleration=4.0, emergency=7.0, length=12.0)
+MOTORCYCLE = VehicleType(acceleration=6.0, deceleration=10.0, emergency=10.0, length=2.2)
 """The vehicle classes of SUMO, with its default numbers."""
 
 
-def desired_gap(driver: Driver, speed: Numbers, leader_speed: Numbers) -> jax.Array:
+def desired_gap(driver: VehicleType, speed: Numbers, leader_speed: Numbers) -> jax.Array:
     """Return s*, the gap that a driver wants to the car ahead, in m; see the formula at the top of this file.
 
     Args:
@@ -79,7 +79,7 @@ def desired_gap(driver: Driver, speed: Numbers, leader_speed: Numbers) -> jax.Ar
     return driver.min_gap + jnp.maximum(0.0, speed * driver.time_gap + approach)
 
 
-def idm_acceleration(driver: Driver, speed: Numbers, leader_speed: Numbers, gap: Numbers) -> jax.Array:
+def idm_acceleration(driver: VehicleType, speed: Numbers, leader_speed: Numbers, gap: Numbers) -> jax.Array:
     """Return the acceleration of the Intelligent Driver Model, in m/s2; see the formula at the top of this file.
 
     Args:
@@ -100,7 +100,7 @@ def idm_acceleration(driver: Driver, speed: Numbers, leader_speed: Numbers, gap:
     return driver.acceleration * (1.0 - free - jnp.square(near))
 
 
-def idm_speed(driver: Driver, speed: Numbers, leader_speed: Numbers, gap: Numbers, dt: float) -> jax.Array:
+def idm_speed(driver: VehicleType, speed: Numbers, leader_speed: Numbers, gap: Numbers, dt: float) -> jax.Array:
     """Return the speed after a step, in m/s, by the inner steps at the top of this file.
 
     Args:
@@ -139,7 +139,9 @@ def leaders(lane: jax.Array, position: jax.Array) -> jax.Array:
     return jnp.zeros_like(order).at[order].set(ahead).astype(jnp.int32)
 
 
-def seen_ahead(driver: Driver, position: jax.Array, speed: jax.Array, ahead: jax.Array) -> tuple[jax.Array, jax.Array]:
+def seen_ahead(
+    driver: VehicleType, position: jax.Array, speed: jax.Array, ahead: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Return the gap to the car ahead, in m, and its speed, in m/s; infinity and 0 where nobody is ahead.
 
     Args:
@@ -154,7 +156,7 @@ def seen_ahead(driver: Driver, position: jax.Array, speed: jax.Array, ahead: jax
 
 
 def follow(
-    driver: Driver, position: jax.Array, speed: jax.Array, ahead: jax.Array, dt: float
+    driver: VehicleType, position: jax.Array, speed: jax.Array, ahead: jax.Array, dt: float
 ) -> tuple[jax.Array, jax.Array]:
     """Move all cars by one step, each after the car ahead: return their positions (m) and speeds (m/s).
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.environments.traffic.car_following import NOBODY, Driver, desired_gap, follow, seen_ahead
+from fedrl.environments.traffic.car_following import NOBODY, VehicleType, desired_gap, follow, seen_ahead
 from fedrl.environments.traffic.fuel import fuel_rate
 
 
@@ -45,7 +45,7 @@ def poisson_times(uniform: jax.Array, vehicles_per_hour: float) -> jax.Array:
 
 
 def pass_through(
-    driver: Driver, planned: jax.Array, length_m: float, entry_speed: float, dt: float, steps: int
+    driver: VehicleType, planned: jax.Array, length_m: float, entry_speed: float, dt: float, steps: int
 ) -> Trips:
     """Let cars of one type pass through a lane.
 
@@ -60,7 +60,7 @@ def pass_through(
     Returns:
         The trips of all cars; those that have not left by the end have no time of leaving, and fuel so far.
 
-    >>> trips = pass_through(Driver(), jnp.array([0.0, 0.1]), 200.0, 10.0, dt=0.1, steps=300)
+    >>> trips = pass_through(VehicleType(), jnp.array([0.0, 0.1]), 200.0, 10.0, dt=0.1, steps=300)
     >>> bool(trips.entered[1] > 0.5), bool(trips.left[1] < 20.0)  # the second one waits for a gap
     (True, True)
     """

@@ -4,7 +4,7 @@ With accelerations a now and a~ after the change, of the driver c, of its new fo
 
     safe:     a~_n > -b_safe
     gain:     a~_c - a_c + p (a~_n - a_n + a~_o - a_o)
-    changes:  safe, and gain > threshold + bias * (direction: +1 to the left, -1 to the right)
+    changes:  safe, and gain > least_gain + bias * (direction: +1 to the left, -1 to the right)
 
 p is the politeness of the driver; with a bias above 0, cars keep to the right. A follower that is not there neither
 gains nor loses. All drivers decide at once, on what they see, so they may only look in one direction at a time: cars
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.environments.traffic.car_following import NOBODY, Driver, Numbers, idm_acceleration, leaders
+from fedrl.environments.traffic.car_following import NOBODY, Numbers, VehicleType, idm_acceleration, leaders
 
 
 class LaneChange(NamedTuple):
@@ -27,13 +27,13 @@ class LaneChange(NamedTuple):
 
     Attributes:
         politeness: p, what others' gains count; 0 is an egoist.
-        threshold: The least gain, in m/s2.
+        least_gain: The least gain, in m/s2.
         safe_deceleration: b_safe, what a change may demand of the new follower, in m/s2.
         bias: What a change to the left has to gain besides, and one to the right need not, in m/s2.
     """
 
     politeness: Numbers = 0.5
-    threshold: Numbers = 0.1
+    least_gain: Numbers = 0.1
     safe_deceleration: Numbers = 4.0
     bias: Numbers = 0.0
 
@@ -101,12 +101,12 @@ def mobil(
     """
     gain = own[1] - own[0] + rule.politeness * (new_follower[1] - new_follower[0] + old_follower[1] - old_follower[0])
     safe = new_follower[1] > -jnp.asarray(rule.safe_deceleration)
-    return safe & (gain > rule.threshold + rule.bias * direction)
+    return safe & (gain > rule.least_gain + rule.bias * direction)
 
 
 def lane_changes(
     rule: LaneChange,
-    driver: Driver,
+    driver: VehicleType,
     lane: jax.Array,
     position: jax.Array,
     speed: jax.Array,
