@@ -132,11 +132,13 @@ def test_a_driver_overtakes_a_slow_car_if_the_lane_beside_is_free():
 
 def test_nobody_cuts_in_or_moves_into_a_car():
     lane, position, speed = CARS
-    fast = speed.at[2].set(30.0)
-    for behind in (70.0, 74.9, 78.0, 84.0):
-        assert lane_changes(LaneChange(), PASSENGER, lane, position.at[2].set(behind), fast, 2, +1)[1] == 0
-    doomed = jnp.array([100.0, 94.9, 94.0]), jnp.array([0.0, 13.0, 0.0])  # about to crash, with a car beside
-    assert lane_changes(LaneChange(), PASSENGER, lane, *doomed, 2, +1)[1] == 0
+    egoist, fast = LaneChange(politeness=0.0), speed.at[2].set(30.0)
+    drivers = PASSENGER._replace(desired_speed=jnp.array([13.89, 13.89, 33.0]))
+    for beside, moves in ((-300.0, True), (60.0, False), (74.9, False), (78.0, False), (84.0, False)):
+        assert lane_changes(egoist, drivers, lane, position.at[2].set(beside), fast, 2, +1)[1] == moves
+    # Whoever has just hit a car gains by any change, also by one into a faster car.
+    hit = jnp.array([100.0, 95.5, 98.0]), jnp.array([0.0, 13.0, 30.0])
+    assert lane_changes(egoist, PASSENGER, lane, *hit, 2, +1)[1] == 0
 
 
 def test_politeness_is_what_keeps_a_driver_from_slowing_another():
