@@ -100,7 +100,7 @@ def trips(
     """Let cars enter roads at planned times, `[rates, seeds, cars]` in s, all in one simulation.
 
     Returns, of each rate and over its seeds, how many cars passed in the given time, how long these took from their
-    entry (s) and what they burnt (g).
+    entry (s), what they burnt (g) and how long they waited outside (s).
     """
     rates, seeds, _ = planned.shape
     made_road(folder, length_m, limit, roads=rates * seeds)
@@ -131,13 +131,15 @@ def trips(
     call += ["--no-step-log", "--no-warnings", "--time-to-teleport", "-1", "--tripinfo-output", "trips.xml"]
     call += ["--device.emissions.probability", "1"]
     subprocess.run(call, cwd=folder, env=environment(), check=True, capture_output=True, timeout=100)
-    found: list[list[tuple[float, float]]] = [[] for _ in range(rates * seeds)]
+    found: list[list[tuple[float, ...]]] = [[] for _ in range(rates * seeds)]
     for trip in ElementTree.parse(folder / "trips.xml").getroot():
         burnt = float(trip.find("emissions").attrib["fuel_abs"]) / 1000.0
-        found[due[int(trip.attrib["id"])][1]].append((float(trip.attrib["duration"]), burnt))
+        found[due[int(trip.attrib["id"])][1]].append(
+            (float(trip.attrib["duration"]), burnt, float(trip.attrib["departDelay"]))
+        )
     each = [(len(road), *np.mean(road, axis=0)) for road in found]
     return [
-        dict(zip(("passed", "time", "fuel"), np.array(each[seeds * i : seeds * (i + 1)]).T, strict=True))
+        dict(zip(("passed", "time", "fuel", "wait"), np.array(each[seeds * i : seeds * (i + 1)]).T, strict=True))
         for i in range(rates)
     ]
 

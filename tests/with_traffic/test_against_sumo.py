@@ -121,7 +121,7 @@ def test_as_many_cars_pass_as_in_sumo_and_take_as_long(tmp_path):
     ours = jax.device_get(drive(planned))
     assert np.asarray(planned).max(2).min() > SECONDS  # no seed runs out of cars
     theirs = simulator.trips(tmp_path, np.asarray(planned), LENGTH, 13.89, ENTRY, DT, SECONDS)
-    for rate, mine, its in zip(RATES, zip(*ours, strict=True), theirs, strict=True):
+    for rate, times, mine, its in zip(RATES, np.asarray(planned), zip(*ours, strict=True), theirs, strict=True):
         entered, left, fuel = mine
         done = np.isfinite(left)
         figures = {
@@ -132,6 +132,9 @@ def test_as_many_cars_pass_as_in_sumo_and_take_as_long(tmp_path):
         print(f"\n{rate} veh/h: " + ", ".join(f"{name} {a:.2f} (SUMO {b:.2f})" for name, (a, b) in figures.items()))
         for name, (a, b) in figures.items():
             assert a == pytest.approx(b, rel=0.01), name
+        wait = mean_of(np.where(done, entered, 0.0) - times, done), its["wait"].mean()
+        print(f"wait outside {wait[0]:.3f} s (SUMO {wait[1]:.3f})")
+        assert wait[0] == pytest.approx(wait[1], abs=0.02)
 
 
 def mean_of(x: np.ndarray, where: np.ndarray) -> float:

@@ -16,6 +16,9 @@ import jax.numpy as jnp
 from fedrl.environments.traffic.car_following import NOBODY, VehicleType, desired_gap, follow, seen_ahead
 from fedrl.environments.traffic.fuel import fuel_rate
 
+ROUNDING = 0.01
+"""The part of a step by which a planned time may be later than the step, as float32 rounds both."""
+
 
 class Trips(NamedTuple):
     """When each car entered and left the lane, in s, infinite if it did not; and its fuel, in g; `[cars]` each."""
@@ -83,7 +86,7 @@ def pass_through(
             driver, position, speed, jnp.where((before >= 0) & still[before], before, NOBODY)
         )
         turn = ~jnp.isfinite(trips.entered) & ((before < 0) | jnp.isfinite(trips.entered[before]))
-        enters = turn & (planned <= now) & (gap >= desired_gap(driver, entry_speed, leader_speed))
+        enters = turn & (planned <= now + ROUNDING * dt) & (gap >= desired_gap(driver, entry_speed, leader_speed))
         entered = jnp.where(enters, now, trips.entered)
         return _Lane(position, speed, Trips(entered, left, trips.fuel + burnt)), None
 
