@@ -46,8 +46,8 @@ def platoon(request, tmp_path_factory):
     return dt, leader, simulator.simulated(folder, scenario)
 
 
-def test_followers_are_where_sumo_has_them(platoon):
-    dt, leader, theirs = platoon
+def driven(dt: float, leader: np.ndarray, theirs: simulator.Traces, dtype: type) -> tuple[float, float]:
+    """How far our followers are from SUMO's, at most, in m and m/s."""
     ahead = jnp.arange(CARS) - 1
 
     @jax.jit
@@ -59,15 +59,28 @@ def test_followers_are_where_sumo_has_them(platoon):
 
         return jax.lax.scan(step, (position, speed), leader)[1]
 
-    begin = jnp.float32(theirs.position[0]), jnp.float32(theirs.speed[0])
-    position, speed = drive(*begin, jnp.float32(leader[1:]))
-    off = np.abs(position - theirs.position[1:])[:, 1:].max(), np.abs(speed - theirs.speed[1:])[:, 1:].max()
+    given = (jnp.asarray(x, dtype) for x in (theirs.position[0], theirs.speed[0], leader[1:]))
+    position, speed = drive(*given)
+    assert position.dtype == dtype
+    return tuple(
+        float(np.abs(np.asarray(ours) - its[1:])[:, 1:].max())
+        for ours, its in ((position, theirs.position), (speed, theirs.speed))
+    )
+
+
+def test_followers_are_where_sumo_has_them(platoon):
+    dt, leader, theirs = platoon
     gone = (theirs.position[-1] - theirs.position[0])[1:]
-    print(f"\nplatoon, dt {dt} s: position {off[0]:.4f} m, speed {off[1]:.5f} m/s, after {gone.min():.0f} m or more")
     assert (gone > 3900.0).all()
     assert theirs.speed[:, 1:].min() < 1.0  # they had to stop
-    assert off[0] <= 0.05
-    assert off[1] <= 0.01
+    metres, pace = driven(dt, leader, theirs, np.float32)
+    print(f"\nplatoon, dt {dt} s: position {metres:.4f} m, speed {pace:.5f} m/s, after {gone.min():.0f} m or more")
+    assert metres <= 0.05
+    assert pace <= 0.01
+    with jax.enable_x64(True):
+        metres, pace = driven(dt, leader, theirs, np.float64)
+    print(f"in float64: position {metres:.1e} m, speed {pace:.1e} m/s")
+    assert metres <= 1e-9
 
 
 def test_fuel_on_the_way_is_that_of_sumo(platoon):
@@ -96,6 +109,15 @@ def test_fuel_is_that_of_sumos_table(tmp_path):
     assert 0.3 < (theirs == 0.0).mean() < 0.9
     assert 8000.0 < theirs.max() < 10_000.0
     assert off <= 0.01
+
+
+def test_cars_coast_from_the_acceleration_on_from_which_sumos_do(tmp_path):
+    speed = np.arange(0.75, 45.1, 0.25)
+    limit = np.asarray(coasting_acceleration(jnp.float32(speed)), float)
+    below, above = (simulator.emitted(tmp_path, speed, limit + off) for off in (-1e-5, 1e-5))
+    assert (below == 0.0).all()
+    assert (above > 100.0).all()
+    assert simulator.emitted(tmp_path, np.array([0.5]), np.array([-1.0])) > 100.0  # nothing coasts that slowly
 
 
 @pytest.mark.parametrize("name", ["passenger", "truck", "bus", "motorcycle"])
