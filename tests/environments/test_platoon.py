@@ -1,5 +1,7 @@
 """The platoon moves as the matrices of its paper say, pays what they say, and can be driven and learned."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,15 +101,20 @@ def at_random(seen, uniform):
     return 5.0 * uniform - 2.5
 
 
-def played(world, policy, episodes=64):
-    """The mean return over episodes and cars, and the share of episodes that end early."""
+POLICIES = (by_hand, standing_by, at_random)
+
+
+def played(world, episodes=64):
+    """Of each policy, the mean return over episodes and cars, and the share of episodes that end early."""
 
     @jax.jit
-    def play(key):
+    @functools.partial(jax.vmap, in_axes=(None, 0))
+    def play(key, number):
         def step(carry, given):
             timestep, state, over, returned = carry
             noise, uniform = given
-            action = policy(timestep.observation, uniform)[None]
+            wishes = jnp.stack([policy(timestep.observation, uniform) for policy in POLICIES])
+            action = wishes[number][None]
             timestep, state = jax.vmap(world.step, (-1, None, -1, -1), -1)(noise, world.params, state, action)
             returned += jnp.where(over, 0.0, timestep.reward.mean(0))
             return (timestep._replace(measures={}), state, over | timestep.terminated, returned), None
@@ -121,18 +128,17 @@ def played(world, policy, episodes=64):
         (_, _, over, returned), _ = jax.lax.scan(step, (*begin, *none), (noises, uniform))
         return returned.mean(), over.mean()
 
-    return tuple(float(x) for x in play(jax.random.key(1)))
+    means = np.asarray(play(jax.random.key(1), jnp.arange(len(POLICIES)))).T
+    return {policy.__name__: mean for policy, mean in zip(POLICIES, means, strict=True)}
 
 
 def test_a_controller_keeps_the_gaps_and_neither_standing_by_nor_chance_does():
-    earned, ended = {}, {}
-    for policy in (by_hand, standing_by, at_random):
-        name = policy.__name__
-        earned[name], ended[name] = played(platoon(), policy)
-        print(f"\n{name}: {earned[name]:.2f}, {ended[name]:.0%} of the episodes end early")
-    assert earned["by_hand"] > -4.0
-    assert ended["by_hand"] == 0.0
-    assert max(earned["standing_by"], earned["at_random"]) < -15.0
+    found = played(platoon())
+    for name, (earned, ended) in found.items():
+        print(f"\n{name}: {earned:.2f}, {ended:.0%} of the episodes end early")
+    assert found["by_hand"][0] > -4.0
+    assert found["by_hand"][1] == 0.0
+    assert max(found["standing_by"][0], found["at_random"][0]) < -15.0
 
 
 def test_platoons_of_a_fleet_may_have_other_cars_and_no_unstable_ones():
