@@ -69,7 +69,7 @@ def one_sum(agents: int, repeat: int, masking: Seconds, removing: Seconds) -> di
             "adverts": lambda machine, _: machine.advert(),
             "shares": SumAgent.share,
             "masked": lambda machine, shown: masking.of(lambda: machine.mask(shown, values)),
-            "signatures": SumAgent.agree,
+            "tags": SumAgent.agree,
             "opening": SumAgent.open,
         }
         for agent, shown in inbox.items():

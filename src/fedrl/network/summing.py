@@ -1,6 +1,6 @@
 """Secure sums with agents at other sites: one `SumCoordinator`, phase by phase, in the thread of the loop.
 
-    jobs done --Invitation--> adverts --> shares --> masked vectors --> signatures --> opened shares --> sum
+    jobs done --Invitation--> adverts --> shares --> masked vectors --> tags --> opened shares --> sum
                                      |  a phase ends when all have answered, or `phase_s` seconds after it began
                                      +--> too few before a masked vector was sent: once more, with those that are left
 

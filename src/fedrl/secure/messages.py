@@ -7,8 +7,8 @@
                    <----------------------  Delivery    the boxes from the neighbours, and who sent some
     MaskedValues   ---------------------->              the vector with its masks
                    <----------------------  SurvivorList   whose vectors arrived
-    SetSignature   ---------------------->              that it was shown this set of agents
-                   <----------------------  SignatureList  those of the neighbours
+    SurvivorTags   ---------------------->              a tag for each neighbour: it was shown this set of agents
+                   <----------------------  TagList     those from the neighbours
     OpenedShares   ---------------------->              one share of each neighbour, and its own
 
 Every length follows from the plan and from a count that is compared with the plan before anything is read. Agents are
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fedrl.core.errors import WireError
+from fedrl.secure.channel import TAG
 from fedrl.secure.identity import SIGNATURE_BYTES
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import WORD
@@ -33,7 +34,7 @@ BOX = 2 * SHARE + 16
 """Bytes of a box: a share of each secret, and the tag that authenticates them."""
 HEAD = struct.Struct("<4sB8s")
 COUNT = struct.Struct("<I")
-MAGIC = b"FSS1"
+MAGIC = b"FSS2"
 
 
 class Advert(NamedTuple):
@@ -114,26 +115,26 @@ class SurvivorList(NamedTuple):
     present: tuple[int, ...]
 
 
-class SetSignature(NamedTuple):
-    """An agent's signature under the sets of agents that it was shown.
+class SurvivorTags(NamedTuple):
+    """An agent's tags under the sets of agents that it was shown.
 
     Attributes:
         agent: Its number.
-        signature: The signature.
+        tags: For each neighbour whose vector arrived, the tag that this neighbour can check.
     """
 
     agent: int
-    signature: bytes
+    tags: tuple[tuple[int, bytes], ...]
 
 
-class SignatureList(NamedTuple):
-    """The signatures of an agent's neighbours under the sets of agents that they were shown.
+class TagList(NamedTuple):
+    """The tags for an agent, each under the sets of agents that a neighbour was shown.
 
     Attributes:
-        signatures: Each neighbour's.
+        tags: That from each neighbour.
     """
 
-    signatures: tuple[tuple[int, bytes], ...]
+    tags: tuple[tuple[int, bytes], ...]
 
 
 class OpenedShares(NamedTuple):
@@ -149,21 +150,13 @@ class OpenedShares(NamedTuple):
 
 
 SumMessage: TypeAlias = (
-    Advert
-    | AdvertList
-    | SealedShares
-    | Delivery
-    | MaskedValues
-    | SurvivorList
-    | SetSignature
-    | SignatureList
-    | OpenedShares
+    Advert | AdvertList | SealedShares | Delivery | MaskedValues | SurvivorList | SurvivorTags | TagList | OpenedShares
 )
 KINDS: tuple[type[Any], ...] = (
     *(Advert, AdvertList, SealedShares, Delivery, MaskedValues),
-    *(SurvivorList, SetSignature, SignatureList, OpenedShares),
+    *(SurvivorList, SurvivorTags, TagList, OpenedShares),
 )
-ROWS = {"boxes": BOX, "commitments": 2 * HASH, "signatures": SIGNATURE_BYTES, "shares": SHARE}
+ROWS = {"boxes": BOX, "commitments": 2 * HASH, "tags": TAG, "shares": SHARE}
 ADVERT_PARTS = (PUBLIC, PUBLIC, HASH, SIGNATURE_BYTES)
 
 

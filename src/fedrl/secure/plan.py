@@ -1,4 +1,4 @@
-"""What all parties of one secure sum know before it begins. Its digest is in every signature, key and commitment."""
+"""What all parties of one secure sum know before it begins. Its digest is in every advert, key and commitment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from fedrl.core.errors import ConfigError
 from fedrl.secure.graph import circulant, default_degree, default_threshold, random_order
 
-PROTOCOL = b"fedrl secure sum 1"
+PROTOCOL = b"fedrl secure sum 2"
 LARGEST_NUMBER = 2**31 - 1
 
 
@@ -46,7 +46,7 @@ class SumPlan:
         degree: Number of neighbours of an agent in the graph.
         threshold: Number of shares that give a secret back.
         minimum: The least number of vectors in a sum that an agent helps to open.
-        verified: Whether agents compare by signatures which set of agents they were shown, in one more phase. It is
+        verified: Whether agents tell each other which set of survivors they were shown, in one more phase. It is
             needed where the coordinator may deviate from the protocol.
         seed: Public randomness for the order of agents in the graph; empty: the context is used.
     """

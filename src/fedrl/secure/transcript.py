@@ -41,14 +41,19 @@ def seed_purpose(plan: SumPlan, owner: int) -> bytes:
 
 def pair_purpose(plan: SumPlan, first: Advert, second: Advert) -> bytes:
     """Return what the common key of two agents is for: their mask. Both give the same, in either order."""
-    one, other = sorted((first, second), key=lambda advert: advert.agent)
-    return b"pair mask" + plan.digest + _digest(plan, one) + _digest(plan, other)
+    return b"pair mask" + _of_both(plan, first, second)
 
 
-def box_purpose(plan: SumPlan, sender: Advert, receiver: Advert) -> bytes:
-    """Return what the key of a box is for: one direction between two agents, in one sum."""
-    return b"box" + plan.digest + _digest(plan, sender) + _digest(plan, receiver)
+def channel_purpose(plan: SumPlan, first: Advert, second: Advert) -> bytes:
+    """Return what the keys of a channel are for: boxes and tags between two agents, in one sum. Both give the same."""
+    return b"channel" + _of_both(plan, first, second)
 
 
-def _digest(plan: SumPlan, advert: Advert) -> bytes:
-    return hashlib.sha256(advert_text(plan, advert)).digest()
+def _of_both(plan: SumPlan, first: Advert, second: Advert) -> bytes:
+    one, other = (first, second) if first.agent < second.agent else (second, first)
+    return advert_text(plan, one) + advert_text(plan, other)
+
+
+def survivors_text(digest: bytes) -> bytes:
+    """Return what the tag of an agent is under, which was shown the sets of agents of this digest."""
+    return b"survivors" + digest
