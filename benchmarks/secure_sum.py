@@ -61,7 +61,7 @@ def one_sum(agents: int, repeat: int, masking: Seconds, removing: Seconds) -> di
     plan = sum_plan(b"benchmark %d" % repeat, members, SIZE, degree=degree)
     identities, threads = new_identities(members), os.cpu_count() or 1
     machines = {agent: SumAgent(identities[agent], plan) for agent in members}
-    coordinator = SumCoordinator(plan, identities[0].directory)
+    coordinator = SumCoordinator(plan)
     inbox: dict[int, Any] = dict.fromkeys(members)
     found = {}
     for phase in PHASES:

@@ -6,12 +6,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrl.core.errors import ConfigError, SecureSumError, TooFewAgentsError
 from fedrl.secure import Identity, SumAgent, SumPlan, sum_plan
 from fedrl.secure.identity import new_identities
 from fedrl.secure.messages import (
+    Advert,
     AdvertList,
     Delivery,
     MaskedValues,
@@ -135,21 +135,42 @@ class TestTheCoordinator:
     @pytest.mark.parametrize("others", [b"the sum before", b""])
     def test_that_replays_an_advert_of_another_sum_is_found(self, others):
         identities = new_identities(SIX)
-        before = halted("shares", plan(others), identities).inbox[0].adverts[0]
+        before = halted("shares", plan(others), identities).inbox[0]
         there = halted("shares", plan(), identities)
-        present, adverts = there.inbox[0]
-        with pytest.raises(
-            SecureSumError, match="signature under the advert of agent 1 is wrong: it was forged, or made"
-        ):
-            there.agents[0].share(AdvertList(present, (before, *adverts[1:])))
+        present, adverts, tags = there.inbox[0]
+        replayed = AdvertList(present, (before.adverts[0], *adverts[1:]), (before.tags[0], *tags[1:]))
+        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong: it was forged, or made"):
+            there.agents[0].share(replayed)
 
-    def test_that_forges_an_advert_is_found(self):
+    @pytest.mark.parametrize("tag", ["of its own key", "for another agent", "of the other direction", "as it was"])
+    @pytest.mark.parametrize("field", ["channel_key", "mask_key", "seed_commitment"])
+    def test_that_forges_an_advert_is_found(self, field, tag):
+        identities = new_identities(SIX)
+        there = halted("shares", plan(), identities)
+        present, adverts, tags = there.inbox[0]
+        forged = adverts[0]._replace(**{field: getattr(adverts[1], field)})
+        text = advert_text(plan(), forged)
+        made = {
+            "of its own key": new_identities(SIX)[1].tag_keys(0).tag(text),
+            "for another agent": identities[1].tag_keys(2).tag(text),
+            "of the other direction": identities[0].tag_keys(1).tag(text),
+            "as it was": tags[0][1],
+        }[tag]
+        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong"):
+            there.agents[0].share(AdvertList(present, (forged, *adverts[1:]), ((1, made), *tags[1:])))
+
+    def test_that_shows_the_advert_of_one_agent_as_that_of_another_is_found(self):
         there = halted("shares", plan())
-        present, adverts = there.inbox[0]
-        own = adverts[0]._replace(mask_key=adverts[1].mask_key)
-        forged = own._replace(signature=Ed25519PrivateKey.generate().sign(advert_text(plan(), own)))
-        with pytest.raises(SecureSumError, match="signature under the advert of agent 1 is wrong"):
-            there.agents[0].share(AdvertList(present, (forged, *adverts[1:])))
+        present, adverts, tags = there.inbox[0]
+        swapped = AdvertList(present, (adverts[1]._replace(agent=1), *adverts[1:]), ((1, tags[1][1]), *tags[1:]))
+        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong"):
+            there.agents[0].share(swapped)
+
+    def test_that_withholds_a_tag_of_an_advert_is_found(self):
+        there = halted("shares", plan())
+        present, adverts, tags = there.inbox[0]
+        with pytest.raises(SecureSumError, match="adverts of 4 agents, and 5 of its neighbours are there"):
+            there.agents[0].share(AdvertList(present, adverts, tags[1:]))
 
     def test_that_shows_an_agent_another_plan_has_no_adverts_for_it(self):
         identities = new_identities(SIX)
@@ -174,7 +195,7 @@ class TestTheCoordinator:
     def test_that_shows_different_lists_of_agents_is_found_by_the_boxes(self):
         there = halted("shares", plan(threshold=4))
         fewer = {
-            agent: AdvertList(SIX[:5], tuple(advert for advert in there.inbox[agent].adverts if advert.agent != 5))
+            agent: AdvertList(SIX[:5], *(tuple(row for row in rows if row[0] != 5) for rows in there.inbox[agent][1:]))
             for agent in (0, 1)
         }
         sealed = {agent: there.step(agent, fewer.get(agent)) for agent in SIX}
@@ -338,11 +359,23 @@ class TestAnAgent:
         with pytest.raises(SecureSumError, match="is not in the sum any more"):
             there.coordinator.receive(0, MaskedValues(0, np.zeros(SIZE, np.uint32)))
 
-    def test_whose_advert_is_not_its_own_is_rejected(self):
+    def test_whose_advert_has_wrong_tags_is_found_by_the_neighbours_that_they_are_for(self):
+        there = halted("adverts", plan())
+        for agent in SIX:
+            advert = there.step(agent)
+            wrong = advert._replace(tags=tuple((other, bytes(16) if other < 3 else tag) for other, tag in advert.tags))
+            there.coordinator.receive(agent, wrong if agent == 5 else advert)
+        there = there._replace(inbox=there.coordinator.close())
+        for agent in SIX[:3]:
+            with pytest.raises(SecureSumError, match="tag of the advert of agent 5 is wrong"):
+                there.step(agent)
+        assert there.step(3).boxes
+
+    def test_whose_advert_lacks_tags_is_rejected(self):
         there = halted("adverts", plan())
         advert = there.step(0)
-        with pytest.raises(SecureSumError, match="signature under the advert of agent 0 is wrong"):
-            there.coordinator.receive(0, advert._replace(mask_key=advert.channel_key))
+        with pytest.raises(SecureSumError, match="Agent 0 sent 4 tags, which are not one of 16 bytes"):
+            there.coordinator.receive(0, advert._replace(tags=advert.tags[1:]))
 
     @pytest.mark.parametrize("what", ["boxes", "commitments"])
     def test_that_withholds_shares_is_rejected(self, what):
@@ -354,11 +387,17 @@ class TestAnAgent:
     def test_with_a_key_of_small_order_is_found_by_its_neighbour(self):
         identities = new_identities(SIX)
         there = halted("shares", plan(), identities)
-        present, adverts = there.inbox[0]
+        present, adverts, tags = there.inbox[0]
         weak = adverts[0]._replace(channel_key=bytes(32))
-        weak = weak._replace(signature=identities[1].sign(advert_text(plan(), weak)))
+        tag = identities[1].tag_keys(0).tag(advert_text(plan(), weak))
         with pytest.raises(SecureSumError, match="channel key of agent 1 is no X25519 key"):
-            there.agents[0].share(AdvertList(present, (weak, *adverts[1:])))
+            there.agents[0].share(AdvertList(present, (weak, *adverts[1:]), ((1, tag), *tags[1:])))
+
+    def test_whose_certified_key_is_of_small_order_is_found_by_its_neighbour(self):
+        identities = new_identities(SIX)
+        identities[0].directory.add(1, bytes(32))
+        with pytest.raises(SecureSumError, match="The key of agent 1 is no X25519 key"):
+            SumAgent(identities[0], plan()).advert()
 
     def test_its_own_vector_of_a_wrong_length_or_type_ends_nothing(self):
         there = halted("masked", plan())
@@ -419,8 +458,11 @@ def test_agents_that_collude_over_a_key_of_small_order_end_the_sum_with_a_senten
     def small(agent):
         made = advert(agent)
         if agent.agent == 4:
-            made = agent._advert = made._replace(mask_key=bytes(32))
-            made = agent._advert = made._replace(signature=identities[4].sign(advert_text(agent.plan, made)))
+            agent._keys = made.keys._replace(mask_key=bytes(32))
+            text = advert_text(agent.plan, agent._keys)
+            return Advert(
+                agent._keys, tuple((other, identities[4].tag_keys(other).tag(text)) for other, _ in made.tags)
+            )
         return made
 
     monkeypatch.setattr(SumAgent, "advert", small)

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from fedrl.secure.channel import Channel
 from fedrl.secure.masks import BLOCK, SALT, Mask, apply_masks, derived_key
-from fedrl.secure.messages import Advert
+from fedrl.secure.messages import SumKeys
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.transcript import channel_purpose
 
@@ -58,7 +58,7 @@ def test_a_channel_of_another_plan_or_of_other_adverts_opens_no_box_and_fits_no_
 
     def channel(lower, context=b"", threshold=2, verified=True, adverts=1):
         plan = SumPlan(context, (0, 1, 2), 1, 2, threshold, 2, verified)
-        keys = [Advert(agent, bytes([adverts]) * 32, bytes(32), bytes(32), bytes(64)) for agent in (0, 1)]
+        keys = [SumKeys(agent, bytes([adverts]) * 32, bytes(32), bytes(32)) for agent in (0, 1)]
         return Channel(bytes(32), channel_purpose(plan, *(keys if lower else keys[::-1])), lower)
 
     here, there, other = channel(True), channel(False), channel(False, **change)

@@ -70,7 +70,7 @@ class Hub:
     def begin(self, members=tuple(range(AGENTS)), attempt=0, job=1, version=7):
         """Invite members, and take their keys."""
         self.plan = self.terms.plan(version, HEARD.hex(), attempt, members)
-        self.machine, self.job, self.attempt = SumCoordinator(self.plan, self.known.directory), job, attempt
+        self.machine, self.job, self.attempt = SumCoordinator(self.plan), job, attempt
         return {k: self.invitation(k, members, attempt, job, version) for k in members}
 
     def phase(self, asked):
@@ -143,10 +143,11 @@ def test_agents_that_were_sent_other_parameters_do_not_add(hub):
     adverts = [decoded(hub.sites[k].reply(asked[k]).content, hub.plan) for k in range(4)]
     reply = hub.sites[4].reply(hub.invitation(4, broadcast=other))
     adverts.append(decoded(reply.content, TERMS.plan(7, other, 0, tuple(range(AGENTS)))))
-    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[1:]))
+    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts[1:])
+    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts[1:]), tags)
     reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, hub.plan)))
     assert isinstance(reply, Declined)
-    assert "The signature under the advert of agent 4 is wrong" in reply.reason
+    assert "The tag of the advert of agent 4 is wrong" in reply.reason
 
 
 @pytest.mark.parametrize("members", [(0, 1), (1, 2, 3), (0, 1, 2, 3, 9)])

@@ -93,7 +93,7 @@ def halted(phase: str, plan: SumPlan, identities: Mapping[int, Identity] | None 
     rng = np.random.default_rng(7)
     values = rng.integers(0, 2**32, (len(plan.members), plan.size), dtype=np.uint32)
     agents = {agent: SumAgent(identities[agent], plan) for agent in plan.members}
-    coordinator = SumCoordinator(plan, identities[plan.members[0]].directory)
+    coordinator = SumCoordinator(plan)
     there = Halted(agents, coordinator, dict.fromkeys(plan.members), values)
     while there.coordinator.phase != phase:
         there = there.finish()

@@ -29,7 +29,6 @@ from fedrl.engines.state import Rejection
 from fedrl.network.listening import Listening
 from fedrl.network.news import DECLINED, REPLY, AgentNews
 from fedrl.secure.coordinator import SumCoordinator
-from fedrl.secure.credential import KnownSigners
 from fedrl.secure.drive import CostMeter
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import decoded, encoded
@@ -109,7 +108,7 @@ class Sums:
                 return None, (), why or f"{len(members)} of at least {self._terms.minimum} agents are there"
             plan = self._terms.plan(version, broadcast, attempt, members)
             each = {k: AgentJob(k, jobs[k], version, broadcast) for k in members}
-            one = OneSum(self._clock, plan, self._signers, attempt, self._phase_s, meter)
+            one = OneSum(self._clock, plan, attempt, self._phase_s, meter)
             total, why = one.run(self._invitations(plan, each, attempt))
             missing |= one.missing
             if total is not None or not one.repeatable:
@@ -137,7 +136,6 @@ class OneSum:
     Args:
         clock: Where messages of agents come from, and requests go.
         plan: The plan of the sum.
-        signers: The certified keys of the agents.
         attempt: Number of the attempt, which no other sum of the version has.
         phase_s: Seconds after which a phase ends.
         meter: Where costs are added.
@@ -151,13 +149,12 @@ class OneSum:
         self,
         clock: Listening,
         plan: SumPlan,
-        signers: KnownSigners,
         attempt: int,
         phase_s: float,
         meter: CostMeter,
     ) -> None:
         self._clock, self._plan, self._attempt, self._phase_s, self._meter = clock, plan, attempt, phase_s, meter
-        self._machine = SumCoordinator(plan, signers.directory)
+        self._machine = SumCoordinator(plan)
         self._last: dict[int, bytes] = {}  # the last message of each agent, which may come again
         self.missing: dict[int, str] = {}
         self.repeatable = False

@@ -34,6 +34,7 @@ from fedrl.secure.messages import (
     MaskedValues,
     OpenedShares,
     SealedShares,
+    SumKeys,
     SurvivorList,
     SurvivorTags,
     TagList,
@@ -114,23 +115,21 @@ class SumAgent:
         self._channels = {}
 
     def advert(self) -> Advert:
-        """Return fresh public keys, signed."""
+        """Return fresh public keys, with a tag for each neighbour."""
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         with self._step("advert", "share"):
             self._channel_key = X25519PrivateKey.generate()
             self._mask_key = X25519PrivateKey.generate()
             self._seed = os.urandom(SHARE)
-            self._advert = Advert(
+            self._keys = SumKeys(
                 self.agent,
                 self._channel_key.public_key().public_bytes_raw(),
                 self._mask_key.public_key().public_bytes_raw(),
                 commitment(self._seed, seed_purpose(self.plan, self.agent)),
-                b"",
             )
-            signature = self._identity.sign(advert_text(self.plan, self._advert))
-            self._advert = self._advert._replace(signature=signature)
-            return self._advert
+            text = advert_text(self.plan, self._keys)
+            return Advert(self._keys, tuple((other, self._identity.tag_keys(other).tag(text)) for other in self._near))
 
     def share(self, shown: AdvertList) -> SealedShares:
         """Return both secrets, split among the neighbours that advertised, each share in a box for its holder.
@@ -141,18 +140,23 @@ class SumAgent:
         """
         with self._step("share", "mask"):
             self._check_present(shown.present, self.plan.members, "advertised")
-            self._check_senders(tuple(advert.agent for advert in shown.adverts), shown.present, "adverts")
-            for advert in shown.adverts:
-                text = advert_text(self.plan, advert)
-                self._identity.directory.verify(advert.agent, text, advert.signature, "the advert")
-            self._adverts = {advert.agent: advert for advert in shown.adverts}
+            for senders in (tuple(keys.agent for keys in shown.adverts), tuple(sender for sender, _ in shown.tags)):
+                self._check_senders(senders, shown.present, "adverts")
+            tags = dict(shown.tags)
+            for keys in shown.adverts:
+                if not self._identity.tag_keys(keys.agent).fits(tags[keys.agent], advert_text(self.plan, keys)):
+                    raise SecureSumError(
+                        f"The tag of the advert of agent {keys.agent} is wrong: it was forged, or made for another sum "
+                        "or for another plan of it."
+                    )
+            self._adverts = {keys.agent: keys for keys in shown.adverts}
             self._channels = {other: self._channel(advert) for other, advert in self._adverts.items()}
             self._present, self._digest = shown.present, set_digest(self.plan.digest, shown.present)
             return self._sealed()
 
-    def _channel(self, other: Advert) -> Channel:
+    def _channel(self, other: SumKeys) -> Channel:
         secret = agreed(self._channel_key, other.channel_key, f"channel key of agent {other.agent}")
-        return Channel(secret, channel_purpose(self.plan, self._advert, other), self.agent < other.agent)
+        return Channel(secret, channel_purpose(self.plan, self._keys, other), self.agent < other.agent)
 
     def _sealed(self) -> SealedShares:
         assert self._seed is not None
@@ -220,7 +224,7 @@ class SumAgent:
         for other in neighbours:
             advert = self._adverts[other]
             secret = agreed(self._mask_key, advert.mask_key, f"mask key of agent {other}")
-            key = derived_key(secret, pair_purpose(self.plan, self._advert, advert))
+            key = derived_key(secret, pair_purpose(self.plan, self._keys, advert))
             masks.append(Mask(key, self.agent < other))
         return masks
 

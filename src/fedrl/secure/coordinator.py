@@ -20,7 +20,6 @@ import numpy as np
 
 from fedrl.core.errors import SecureSumError, TooFewAgentsError
 from fedrl.secure.channel import TAG, agreed
-from fedrl.secure.identity import Directory
 from fedrl.secure.masks import Mask, apply_masks, derived_key
 from fedrl.secure.messages import (
     BOX,
@@ -31,6 +30,7 @@ from fedrl.secure.messages import (
     MaskedValues,
     OpenedShares,
     SealedShares,
+    SumKeys,
     SumMessage,
     SurvivorList,
     SurvivorTags,
@@ -42,7 +42,6 @@ from fedrl.secure.shares import commitment, joined
 from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
-    advert_text,
     pair_purpose,
     seed_purpose,
     set_digest,
@@ -59,7 +58,6 @@ class SumCoordinator:
 
     Args:
         plan: The plan of the sum.
-        directory: The public keys of all agents, by which messages of cheating agents are rejected.
 
     Attributes:
         phase: The phase: one of `PHASES`, or "ended".
@@ -67,8 +65,8 @@ class SumCoordinator:
         faults: Wrong shares that were left out, a sentence each.
     """
 
-    def __init__(self, plan: SumPlan, directory: Directory) -> None:
-        self.plan, self._directory = plan, directory
+    def __init__(self, plan: SumPlan) -> None:
+        self.plan = plan
         self.phase = PHASES[0]
         self.included: tuple[int, ...] = ()
         self.faults: list[str] = []
@@ -76,7 +74,7 @@ class SumCoordinator:
         self._came: dict[int, Any] = {}
         self._digest = plan.digest
         self._sum = np.zeros(plan.size, np.uint32)
-        self._adverts: dict[int, Advert] = {}
+        self._adverts: dict[int, SumKeys] = {}
         self._sealed: dict[int, SealedShares] = {}
 
     def receive(self, sender: int, message: SumMessage) -> None:
@@ -110,7 +108,7 @@ class SumCoordinator:
         self._came[sender] = take(message)
 
     def _take_advert(self, advert: Advert) -> Advert:
-        self._directory.verify(advert.agent, advert_text(self.plan, advert), advert.signature, "the advert")
+        self._check_rows(advert.agent, "tags", advert.tags, self.plan.neighbours[advert.agent], TAG)
         return advert
 
     def _take_shares(self, sealed: SealedShares) -> SealedShares:
@@ -195,10 +193,13 @@ class SumCoordinator:
         return closing(came)
 
     def _close_adverts(self, came: dict[int, Advert]) -> dict[int, SumMessage]:
-        self._adverts, self.phase = came, "shares"
-        return {
-            agent: AdvertList(self._present, tuple(came[other] for other in self._near(agent, came))) for agent in came
-        }
+        self._adverts, self.phase = {agent: advert.keys for agent, advert in came.items()}, "shares"
+        tags, shown = {agent: dict(advert.tags) for agent, advert in came.items()}, dict[int, SumMessage]()
+        for agent in came:
+            near = self._near(agent, came)
+            keys, own_tags = (self._adverts[other] for other in near), ((other, tags[other][agent]) for other in near)
+            shown[agent] = AdvertList(self._present, tuple(keys), tuple(own_tags))
+        return shown
 
     def _close_shares(self, came: dict[int, SealedShares]) -> dict[int, SumMessage]:
         self._sealed, self.phase = came, "masked"

@@ -131,7 +131,7 @@ def secure_sum(
     identities = new_identities(plan.members) if identities is None else identities
     rows = dict(zip(plan.members, values, strict=True))
     agents = {agent: SumAgent(identities[agent], plan, threads) for agent in plan.members}
-    coordinator = SumCoordinator(plan, identities[plan.members[0]].directory)
+    coordinator = SumCoordinator(plan)
     meter = CostMeter() if meter is None else meter
     phases = [phase for phase in PHASES if phase != "tags" or plan.verified]
     left = {agent: phases.index(phase) for agent, phase in (leaves or {}).items() if phase in phases}

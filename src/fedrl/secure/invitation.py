@@ -15,9 +15,10 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fedrl.core.errors import SecureSumError
+from fedrl.secure.channel import TAG
 from fedrl.secure.credential import MOST_BYTES
 from fedrl.secure.graph import default_degree
-from fedrl.secure.messages import ADVERT_PARTS, BOX, COUNT, HASH, HEAD
+from fedrl.secure.messages import BOX, COUNT, HASH, HEAD, KEY_PARTS
 from fedrl.secure.plan import SumPlan, context_of, sum_plan
 from fedrl.secure.ring import WORD
 from fedrl.wire.secure_sum import Invitation
@@ -200,5 +201,6 @@ def largest_request(agents: int) -> int:
     """Return the largest message to an agent in a sum, in bytes: an invitation with all credentials, or adverts."""
     near = default_degree(max(agents, 2))
     credentials = COUNT.size * (1 + agents) + near * (ENTRY.size + MOST_BYTES)
-    adverts = HEAD.size + COUNT.size + -(-agents // 8) + near * (COUNT.size + sum(ADVERT_PARTS))
+    of_one = 2 * COUNT.size + sum(KEY_PARTS) + TAG
+    adverts = HEAD.size + 2 * COUNT.size + -(-agents // 8) + near * of_one
     return max(credentials, adverts)

@@ -1,7 +1,7 @@
 """The messages of a secure sum, and their bytes.
 
     agent                                   coordinator
-    Advert         ---------------------->              fresh public keys, signed
+    Advert         ---------------------->              fresh public keys, a tag for each neighbour
                    <----------------------  AdvertList  those of the neighbours, and who advertised
     SealedShares   ---------------------->              a box for each neighbour, and commitments
                    <----------------------  Delivery    the boxes from the neighbours, and who sent some
@@ -25,7 +25,6 @@ import numpy as np
 
 from fedrl.core.errors import WireError
 from fedrl.secure.channel import TAG
-from fedrl.secure.identity import SIGNATURE_BYTES
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import WORD
 
@@ -37,34 +36,51 @@ COUNT = struct.Struct("<I")
 MAGIC = b"FSS2"
 
 
-class Advert(NamedTuple):
+class SumKeys(NamedTuple):
     """The keys of an agent for one sum.
 
     Attributes:
         agent: Its number.
-        channel_key: X25519 key by which a neighbour and it agree on keys for boxes.
+        channel_key: X25519 key by which a neighbour and it agree on keys for boxes and tags.
         mask_key: X25519 key by which a neighbour and it agree on a mask.
         seed_commitment: Commitment to the seed of its own mask.
-        signature: Its signature under all of it and the plan.
     """
 
     agent: int
     channel_key: bytes
     mask_key: bytes
     seed_commitment: bytes
-    signature: bytes
+
+
+class Advert(NamedTuple):
+    """What an agent says of itself at first.
+
+    Attributes:
+        keys: Its keys.
+        tags: For each neighbour, the tag under them that this neighbour can check.
+    """
+
+    keys: SumKeys
+    tags: tuple[tuple[int, bytes], ...]
+
+    @property
+    def agent(self) -> int:
+        """Its number."""
+        return self.keys.agent
 
 
 class AdvertList(NamedTuple):
-    """The adverts of an agent's neighbours.
+    """The keys of an agent's neighbours.
 
     Attributes:
         present: All agents that advertised.
-        adverts: Those of the neighbours.
+        adverts: The keys of each neighbour among them.
+        tags: The tag of each that is for this agent.
     """
 
     present: tuple[int, ...]
-    adverts: tuple[Advert, ...]
+    adverts: tuple[SumKeys, ...]
+    tags: tuple[tuple[int, bytes], ...]
 
 
 class SealedShares(NamedTuple):
@@ -157,7 +173,7 @@ KINDS: tuple[type[Any], ...] = (
     *(SurvivorList, SurvivorTags, TagList, OpenedShares),
 )
 ROWS = {"boxes": BOX, "commitments": 2 * HASH, "tags": TAG, "shares": SHARE}
-ADVERT_PARTS = (PUBLIC, PUBLIC, HASH, SIGNATURE_BYTES)
+KEY_PARTS = (PUBLIC, PUBLIC, HASH)
 
 
 def encoded(message: SumMessage, plan: SumPlan) -> bytes:
@@ -172,8 +188,9 @@ def encoded(message: SumMessage, plan: SumPlan) -> bytes:
         elif name == "values":
             parts.append(np.ascontiguousarray(value, WORD).tobytes())
         elif name == "adverts":
-            rows = [COUNT.pack(advert.agent) + b"".join(advert[1:]) for advert in value]
-            parts += [COUNT.pack(len(rows)), *rows]
+            parts += [COUNT.pack(len(value)), *(_key_bytes(each) for each in value)]
+        elif name == "keys":
+            parts.append(_key_bytes(value))
         elif name in ROWS:
             parts += [COUNT.pack(len(value)), *(COUNT.pack(agent) + content for agent, content in value)]
         else:
@@ -227,7 +244,7 @@ class _Reading:
 
     def message(self) -> SumMessage:
         names = self.kind._fields
-        fields: list[Any] = [*self.advert()] if self.kind is Advert else [self.field(name) for name in names]
+        fields = [self.field(name) for name in names]
         if self.at != len(self.data):
             raise WireError(f"{self.kind.__name__} has {len(self.data) - self.at} bytes too many: it is damaged.")
         message: SumMessage = self.kind(*fields)
@@ -240,10 +257,10 @@ class _Reading:
             return self.members()
         if name == "values":
             return np.frombuffer(self.bytes(self.plan.size * WORD.itemsize), WORD)
-        if name == "signature":
-            return self.bytes(SIGNATURE_BYTES)
+        if name == "keys":
+            return self.keys()
         if name == "adverts":
-            return self.ascending([self.advert() for _ in range(self.count())])
+            return self.ascending([self.keys() for _ in range(self.count())])
         return self.ascending([(self.agent(), self.bytes(ROWS[name])) for _ in range(self.count())])
 
     def bytes(self, size: int) -> bytes:
@@ -268,8 +285,8 @@ class _Reading:
             )
         return int(count)
 
-    def advert(self) -> Advert:
-        return Advert(self.agent(), *(self.bytes(size) for size in ADVERT_PARTS))
+    def keys(self) -> SumKeys:
+        return SumKeys(self.agent(), *(self.bytes(size) for size in KEY_PARTS))
 
     def ascending(self, rows: list[Any]) -> tuple[Any, ...]:
         if any(a[0] >= b[0] for a, b in pairwise(rows)):
@@ -282,6 +299,10 @@ class _Reading:
         if bits >> len(members):
             raise WireError(f"{self.kind.__name__} names more agents than were invited to this sum.")
         return tuple(member for place, member in enumerate(members) if bits >> place & 1)
+
+
+def _key_bytes(keys: SumKeys) -> bytes:
+    return COUNT.pack(keys.agent) + b"".join(keys[1:])
 
 
 def _bitmap(present: tuple[int, ...], plan: SumPlan) -> bytes:
