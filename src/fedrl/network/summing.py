@@ -32,6 +32,7 @@ from fedrl.secure.coordinator import SumCoordinator
 from fedrl.secure.drive import CostMeter
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import decoded, encoded
+from fedrl.secure.orders import JobOrder
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import signed
 from fedrl.secure.vector import parts_of
@@ -101,13 +102,16 @@ class Sums:
     ) -> tuple[Any, tuple[int, ...], str]:
         """Return the sum and who is in it, or None and why it stayed hidden; who dropped out is added to `missing`."""
         members, why = tuple(sorted(jobs)), ""
+        roster = self._clock.roster
+        ordered = {k: JobOrder(int(roster.steps[k]), float(roster.share[k])) for k in members}
         for _ in range(ATTEMPTS):
             # Drawn, so that a coordinator that was restarted does not name a sum as one before it.
             attempt = secrets.randbelow(LARGEST_INT)
             if len(members) < self._terms.minimum:
                 return None, (), why or f"{len(members)} of at least {self._terms.minimum} agents are there"
-            plan = self._terms.plan(version, broadcast, attempt, members)
-            each = {k: AgentJob(k, jobs[k], version, broadcast) for k in members}
+            orders = {k: ordered[k] for k in members}
+            plan = self._terms.plan(version, broadcast, attempt, orders)
+            each = {k: AgentJob(k, jobs[k], version, broadcast, order) for k, order in orders.items()}
             one = OneSum(self._clock, plan, attempt, self._phase_s, meter)
             total, why = one.run(self._invitations(plan, each, attempt))
             missing |= one.missing
@@ -117,7 +121,7 @@ class Sums:
         return None, (), why
 
     def _invitations(self, plan: SumPlan, jobs: Mapping[int, AgentJob], attempt: int) -> dict[int, Invitation]:
-        found = {}
+        found, orders = {}, {agent: of.order for agent, of in jobs.items()}
         for agent, of in jobs.items():
             number, passed = self._passed.get(agent, (-1, {}))
             connection = int(self._clock.roster.connections[agent])
@@ -126,7 +130,7 @@ class Sums:
             near = {k: self._signers.credential(k) for k in (agent, *plan.neighbours[agent])}
             new = {k: data for k, data in near.items() if passed.get(k) != data}
             passed |= new
-            found[agent] = invitation(plan, self._terms, of, attempt, new)
+            found[agent] = invitation(plan, self._terms, of, attempt, new, orders)
         return found
 
 

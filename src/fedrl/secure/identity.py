@@ -6,9 +6,9 @@ Two agents authenticate their adverts to each other by tags (`fedrl.secure.chann
 So an advert needs no signature: each neighbour checks the tag that is for it, which costs a hash. A coordinator that
 could say which key belongs to whom could be all of an agent's neighbours, and read its vector.
 
-What signatures have besides: whoever steals the key of an agent can pose as the others to this agent alone, which has no
-secret from the thief any more (key-compromise impersonation). And the coordinator can't check tags: an agent that makes
-one up is found by the neighbour that it is for, which leaves the sum, as it does for a wrong box.
+What signatures have besides: whoever steals the key of an agent can pose as the others to this agent alone, which has
+no secret from the thief any more (key-compromise impersonation). And the coordinator can't check tags: an agent that
+makes one up is found by the neighbour that it is for, which leaves the sum, as it does for a wrong box.
 """
 
 from __future__ import annotations

@@ -15,7 +15,13 @@ LARGEST_NUMBER = 2**31 - 1
 
 
 def context_of(
-    run: str, version: int, federation: bytes, broadcast: bytes = b"", attempt: int = 0, part: str = ""
+    run: str,
+    version: int,
+    federation: bytes,
+    broadcast: bytes = b"",
+    attempt: int = 0,
+    part: str = "",
+    orders: bytes = b"",
 ) -> bytes:
     """Return what makes one sum unlike every other one, as bytes.
 
@@ -27,11 +33,12 @@ def context_of(
             other's keys; else a coordinator could send parameters from which all but one of them learn nothing.
         attempt: A number that no other sum of the version has.
         part: What is summed, if a version has several sums: the number of a group.
+        orders: Digest of what each member was ordered to do: `fedrl.secure.orders.orders_digest`.
 
     >>> context_of("a", 1, b"") == context_of("a", 2, b"")
     False
     """
-    parts = [PROTOCOL, run.encode(), federation, broadcast, part.encode(), struct.pack("<QQ", version, attempt)]
+    parts = [PROTOCOL, run.encode(), federation, broadcast, part.encode(), orders, struct.pack("<QQ", version, attempt)]
     return b"".join(struct.pack("<I", len(each)) + each for each in parts)
 
 

@@ -21,6 +21,7 @@ from fedrl.secure.agent import SumAgent
 from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
 from fedrl.secure.messages import AdvertList, Delivery, SumMessage, SurvivorList, TagList, decoded, encoded
+from fedrl.secure.orders import JobOrder
 from fedrl.secure.plan import SumPlan
 from fedrl.sites.memory import Kept, MaskedNote, RunMemory
 from fedrl.wire.protocol import one_line
@@ -121,7 +122,7 @@ class SiteSums:
         return masked
 
     def _job_of(self, kept: Kept) -> AgentJob:
-        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex())
+        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), JobOrder(*kept.order))
 
     def _check_unmasked(self, kept: Kept) -> None:
         """Refuse a second sum over vectors of one version."""

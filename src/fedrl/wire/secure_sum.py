@@ -55,7 +55,7 @@ class Invitation(NamedTuple):
         verified: Whether agents compare which sets of agents they were shown.
         federation: Digest of the federation, 64 hexadecimal digits.
         broadcast: SHA-256 of the broadcast that all members have received, 64 hexadecimal digits.
-        content: Numbers of the members, and credentials of neighbours that this connection has not had yet.
+        content: Numbers of the members, the order of each, and credentials of neighbours that are new to it.
     """
 
     job: int
