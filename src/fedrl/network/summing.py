@@ -35,7 +35,7 @@ from fedrl.secure.messages import decoded, encoded
 from fedrl.secure.orders import JobOrder
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import signed
-from fedrl.secure.vector import parts_of
+from fedrl.secure.vector import codes_and_digits
 from fedrl.wire.protocol import LARGEST_INT
 from fedrl.wire.secure_sum import Invitation, SumRequest
 
@@ -93,7 +93,7 @@ class Sums:
         inside = inbox.of(np.isin(inbox.agent, included))
         # Behind masks agents check by themselves that their updates are within range.
         reach: Any = np.zeros((len(inside.agent), 1))
-        parts: tuple[Any, Any] = parts_of(total, self._codes)
+        parts: tuple[Any, Any] = codes_and_digits(total, self._codes)
         sums = PartialSums(BlockSums(parts[0][None], parts[1], reach), np.ones(len(reach), bool), inside.agent)
         return OpenedUpdates(inside._replace(block_sums=[sums]), rejected, (), cost)
 
