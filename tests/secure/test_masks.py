@@ -62,7 +62,7 @@ def test_a_channel_of_another_plan_or_of_other_adverts_opens_no_box_and_fits_no_
         return Channel(bytes(32), channel_purpose(plan, *(keys if lower else keys[::-1])), lower)
 
     here, there, other = channel(True), channel(False), channel(False, **change)
-    box, tag = here.sealed(b"shares", b""), here.tags.tag(b"set")
-    assert (there.opened(box, b""), there.tags.fits(tag, b"set")) == (b"shares", True)
-    assert (other.opened(box, b""), other.tags.fits(tag, b"set")) == (None, False)
-    assert there.opened(box, b"another set") is None
+    box, tag = here.seal(b"shares", b""), here.tags.tag(b"set")
+    assert (there.open(box, b""), there.tags.fits(tag, b"set")) == (b"shares", True)
+    assert (other.open(box, b""), other.tags.fits(tag, b"set")) == (None, False)
+    assert there.open(box, b"another set") is None

@@ -172,7 +172,7 @@ class SumAgent:
             if holder == self.agent:
                 self._held[holder] = (seed_share, key_share)
             elif holder in self._adverts:
-                boxes.append((holder, self._channels[holder].sealed(seed_share + key_share, self._digest)))
+                boxes.append((holder, self._channels[holder].seal(seed_share + key_share, self._digest)))
             else:
                 continue
             both = zip((SEED, MASK_KEY), (seed_share, key_share), strict=True)
@@ -208,7 +208,7 @@ class SumAgent:
             return MaskedValues(self.agent, masked)
 
     def _unsealed(self, sender: int, box: bytes) -> tuple[bytes, bytes]:
-        plain = self._channels[sender].opened(box, self._digest)
+        plain = self._channels[sender].open(box, self._digest)
         if plain is None:
             raise SecureSumError(
                 f"The box from agent {sender} to agent {self.agent} does not open: it was replaced, or both were shown "

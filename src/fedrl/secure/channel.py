@@ -78,17 +78,17 @@ class Channel:
         (self._sealing, sent), (self._opening, heard) = mine, other
         self.tags = TagKeys(sent, heard)
 
-    def sealed(self, plain: bytes, bound: bytes) -> bytes:
+    def seal(self, plain: bytes, bound: bytes) -> bytes:
         """Return the box to the neighbour with this content, which opens with the same `bound` alone."""
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
         return ChaCha20Poly1305(self._sealing).encrypt(NONCE, plain, bound)
 
-    def opened(self, box: bytes, bound: bytes) -> bytes | None:
+    def open(self, box: bytes, bound: bytes) -> bytes | None:
         """Return the content of a box from the neighbour; None if it is another one's or was bound to something else.
 
         >>> here, there = Channel(bytes(32), b"example", True), Channel(bytes(32), b"example", False)
-        >>> there.opened(here.sealed(b"shares", b"set"), b"set"), here.opened(here.sealed(b"shares", b"set"), b"set")
+        >>> there.open(here.seal(b"shares", b"set"), b"set"), here.open(here.seal(b"shares", b"set"), b"set")
         (b'shares', None)
         """
         from cryptography.exceptions import InvalidTag
