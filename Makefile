@@ -9,7 +9,10 @@
 # make audit-short  two of the seeds: CI runs these
 # make test-ray      those of Ray, with two workers of its own: a part of the long ones, which CI runs
 # make test-gymnax   those of gymnax, in an environment of their own, as it wants an older Gymnasium
+# make test-suites   those of other libraries of environments, which bring what replaces packages of the first environment
+# make suites        the page of environments that were tried, one row for each id, in the same environments
 # make test-torch    those of PyTorch, which is large, in another one
+# make test-traffic  our vehicles beside those of SUMO, which is large, in another one
 # make test-jax2onnx those of user-defined networks in ONNX, as jax2onnx is large as well
 # make combinations  every combination of options, trained, and their page of the documentation
 # make check         format, lint, types, layers
@@ -26,8 +29,12 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 GYMNAX_BIN := .venv-gymnax/bin
 GYMNAX_STAMP := .venv-gymnax/.installed
+SUITES_BIN := .venv-suites/bin
+SUITES_STAMP := .venv-suites/.installed
 TORCH_BIN := .venv-torch/bin
 TORCH_STAMP := .venv-torch/.installed
+TRAFFIC_BIN := .venv-traffic/bin
+TRAFFIC_STAMP := .venv-traffic/.installed
 JAX2ONNX_BIN := .venv-jax2onnx/bin
 JAX2ONNX_STAMP := .venv-jax2onnx/.installed
 DOCS_BIN := .venv-docs/bin
@@ -37,8 +44,9 @@ PEERS_STAMP := .venv-peers/.installed
 FLOWER_BIN := .venv-flower/bin
 FLOWER_STAMP := .venv-flower/.installed
 
+.PHONY: suites test-suites
 .PHONY: demo demo-network test test-long test-network chaos chaos-short audit audit-short test-ray test-gymnax test-torch test-jax2onnx
-.PHONY: test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
+.PHONY: test-traffic test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
@@ -73,8 +81,17 @@ test-ray: $(STAMP)
 test-gymnax: $(GYMNAX_STAMP)
 	$(GYMNAX_BIN)/pytest -n 0 tests/with_gymnax
 
+test-suites: $(SUITES_STAMP)
+	$(SUITES_BIN)/pytest -n 0 tests/with_suites
+
+suites: $(SUITES_STAMP) $(GYMNAX_STAMP)
+	$(SUITES_BIN)/python -m benchmarks.suites --gymnax $(GYMNAX_BIN)/python
+
 test-torch: $(TORCH_STAMP)
 	$(TORCH_BIN)/pytest -n 0 tests/with_torch
+
+test-traffic: $(TRAFFIC_STAMP)
+	$(TRAFFIC_BIN)/pytest -n 0 -s tests/with_traffic
 
 test-jax2onnx: $(JAX2ONNX_STAMP)
 	$(JAX2ONNX_BIN)/pytest -n 0 tests/with_jax2onnx
@@ -118,13 +135,25 @@ $(STAMP): pyproject.toml
 $(GYMNAX_STAMP): pyproject.toml
 	test -x $(GYMNAX_BIN)/python || $(PYTHON) -m venv .venv-gymnax
 	$(GYMNAX_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax]" --group test
+	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax,jaxmarl]" --group test
+	touch $@
+
+$(SUITES_STAMP): pyproject.toml
+	test -x $(SUITES_BIN)/python || $(PYTHON) -m venv .venv-suites
+	$(SUITES_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(SUITES_BIN)/pip install --quiet --editable . --group test --group suites
 	touch $@
 
 $(TORCH_STAMP): pyproject.toml
 	test -x $(TORCH_BIN)/python || $(PYTHON) -m venv .venv-torch
 	$(TORCH_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(TORCH_BIN)/pip install --quiet --editable ".[torch]" --group test
+	touch $@
+
+$(TRAFFIC_STAMP): pyproject.toml
+	test -x $(TRAFFIC_BIN)/python || $(PYTHON) -m venv .venv-traffic
+	$(TRAFFIC_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(TRAFFIC_BIN)/pip install --quiet --editable ".[sumo]" --group traffic
 	touch $@
 
 $(JAX2ONNX_STAMP): pyproject.toml
@@ -152,4 +181,4 @@ $(FLOWER_STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gymnax .venv-torch .venv-jax2onnx .venv-docs .venv-peers .venv-flower site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-suites .venv-torch .venv-traffic .venv-jax2onnx .venv-docs .venv-peers .venv-flower site .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Golden hashes: what seventeen small federations come to in two commits, computed on one machine and compared.
+"""Golden hashes: what twenty-one small federations come to in two commits, computed on one machine and compared.
 
     commit --git worktree--> its src --a process of its own--> parameters of every case --> hashes, compared
 
@@ -218,6 +218,13 @@ federation.local_steps = 2
 federation.aggregator = "median"
 federation.stages = ["weight_by_signal"]
 """,
+    # continuous actions of the cars of a platoon
+    "platoon": f"""
+environment = {{ name = "platoon", max_steps = 16 }}
+learner = {{ {A2C}, network = {SMALL} }}
+fleet.tau = {{ range = [0.1, 0.4] }}
+federation.agents = 3
+""",
     # players of a world, each with parameters of its own, and a critic of the whole world
     "worlds": f"""
 environment = {{ name = "navigation", max_steps = 16 }}
@@ -232,6 +239,65 @@ num_envs = 2
 num_steps = 16
 num_epochs = 2
 num_minibatches = 2
+""",
+    # the players of one world as agents, of which some leave it and come back
+    "common_world": f"""
+environment = {{ name = "common_world", world = {{ name = "navigation", max_steps = 16 }}, absent = "leave" }}
+learner = {{ {A2C}, network = {SMALL} }}
+federation.agents = 3
+federation.local_steps = [1, 2, 2]
+federation.clock = {{ step_s = 1.0, drop_out = 0.3 }}
+""",
+    # several choices at once; bounded outputs
+    "choices": f"""
+environment = "probe_choices"
+federation.agents = 4
+learner = {{ {PPO}, network = {{ name = "mlp", hidden = [8], output_activation = "tanh" }} }}
+""",
+    # values of a team, from a replay buffer
+    "vdn": f"""
+environment = {{ name = "pursuit", size = 4, max_steps = 20 }}
+federation.agents = 4
+
+[learner]
+name = "vdn"
+network = {SMALL}
+num_envs = 2
+num_steps = 8
+num_updates = 2
+batch_size = 16
+buffer_size = 64
+learning_starts = 16
+""",
+    "dqn": f"""
+{CARTPOLE}
+federation.agents = 4
+federation.local_steps = 2
+
+[learner]
+name = "dqn"
+network = {SMALL}
+num_envs = 2
+num_steps = 8
+num_updates = 2
+batch_size = 16
+buffer_size = 64
+learning_starts = 16
+""",
+    # a pool of earlier policies
+    "self_play": f"""
+environment = "rock_paper_scissors"
+learner.name = "measure_exploitability"
+learner.learner.name = "self_play"
+learner.learner.pool_size = 3
+learner.learner.learner = {{ {A2C}, network = {{ name = "per_player", network = {SMALL}, players = 2 }} }}
+federation.agents = 4
+""",
+    # one controller of all players
+    "joint": f"""
+environment = {{ name = "joint_actions", world = {{ name = "foraging", players = 2, size = 4, max_steps = 20 }} }}
+learner = {{ {A2C}, network = {SMALL} }}
+federation.agents = 4
 """,
 }
 ROUNDS = 6

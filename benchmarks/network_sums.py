@@ -153,7 +153,8 @@ class IdleAgent:
             update = self._update._replace(version=np.int32(task.version))
             return Sent(task.job, task.version, codec(self._wire.update).encode(update))
         heard = hashlib.sha256(task.content).digest()
-        self._kept = self._kept._replace(job=task.job, version=task.version, vector=self._vector, broadcast=heard)
+        done = {"job": task.job, "version": task.version, "order": (task.steps, task.share)}
+        self._kept = self._kept._replace(**done, vector=self._vector, broadcast=heard)
         return JobDone(task.job, task.version)
 
 

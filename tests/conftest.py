@@ -13,9 +13,11 @@ CACHE = tempfile.TemporaryDirectory(prefix="fedrl-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts with & ignore it
 
-# These have environments or targets of their own: make test-gymnax, test-torch, test-jax2onnx, test-docs, test-wheel,
-# test-quickstart
-collect_ignore = ["support", "with_gymnax", "with_torch", "with_jax2onnx", "with_site", "installed"]
+# These have environments or targets of their own: make test-gymnax, test-suites, test-torch, test-traffic,
+# test-jax2onnx, test-docs, test-wheel, test-quickstart
+collect_ignore = [
+    *("support", "with_gymnax", "with_suites", "with_torch", "with_traffic", "with_jax2onnx", "with_site", "installed"),
+]
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

@@ -161,7 +161,7 @@ def test_relays_forward_what_the_protocol_opens(protocol: str) -> None:
 def test_arguments_of_a_protocol_without_one_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"phase_s is 3 .* protocol is 'none', which has no phases"):
         ring_sum(4, 1.0, phase_s=3.0)
-    with pytest.raises(ConfigError, match="verified is False, and protocol is 'additive', which has no signatures"):
+    with pytest.raises(ConfigError, match="verified is False, and protocol is 'additive', which has no tags"):
         ring_sum(4, 1.0, protocol="additive", verified=False)
     with pytest.raises(ConfigError, match=r"phase_drop_out is 0.1, and ring_sum\(.* has no protocol"):
         simulate(federation("none"), MANY, clock=clock(phase_drop_out=0.1))

@@ -29,10 +29,15 @@ SMALL = '{ name = "mlp", hidden = [4] }'
 IPPO = f'learner = {{ name = "ppo", network = {SMALL}, {SIZES} }}'
 OWN = f'{{ name = "per_player", network = {SMALL}, players = 3 }}'
 MAPPO = f'learner = {{ name = "mappo", network = {OWN}, critic = {SMALL}, {SIZES} }}'
+VALUES = "num_updates = 2, batch_size = 8, buffer_size = 24, learning_starts = 12"
+VDN = f'learner = {{ name = "vdn", network = {OWN}, num_envs = 2, num_steps = 6, {VALUES} }}'
 ENGINES = {
     "server": IPPO,
     "mappo": MAPPO,
     "normalize": f'learner = {{ name = "normalize", learner = {{ name = "mappo", critic = {SMALL}, {SIZES} }} }}',
+    "vdn": VDN,
+    "dqn, gossip": f'{VDN.replace("vdn", "dqn")}\nfederation.topology = "ring"',
+    "self_play": f'learner = {{ name = "self_play", pool_size = 2, {IPPO} }}',
     "gossip": f'{IPPO}\nfederation.topology = "ring"',
     "tree": f'{IPPO}\nfederation.hierarchy = {{ name = "tree", branching = [2] }}',
     "clock": f'{IPPO}\nfederation.clock.jitter = 0.2\nfederation.schedule = {{ name = "fed_async" }}',
@@ -72,3 +77,43 @@ def test_a_run_of_worlds_is_complete_and_its_policy_acts_for_all_players(tmp_pat
             policy.predict(np.zeros((3, 14), np.float32), deterministic)
     with pytest.raises(fedrl.ConfigError, match="parameters for each of 3 players"):
         policy.export(tmp_path / "policy.py")
+
+
+PLAYS = """
+name = "plays"
+rounds = 3
+seeds = 1
+environment = "rock_paper_scissors"
+federation = { agents = 2, local_steps = 3 }
+evaluation = { episodes = 4, every = 1 }
+
+[learner]
+name = "measure_exploitability"
+
+[learner.learner]
+name = "self_play"
+pool_size = 4
+
+[learner.learner.learner]
+name = "a2c"
+network = { name = "mlp", hidden = [] }
+num_envs = 4
+num_steps = 1
+"""
+
+
+def test_a_run_of_self_play_reports_exploitability_and_its_policy_is_the_average(tmp_path: Path) -> None:
+    fedrl.run(tomllib.loads(PLAYS), tmp_path / "run")
+    folder = open_folder(tmp_path / "run")
+    measured = folder.summary()["measures"]["exploitability"]
+    assert measured["better"] == "lower"
+    assert 0.0 <= measured["methods"]["federated"]["mean"] < 1.0
+    assert all(0.0 <= record["measures"]["exploitability"] < 1.0 for record in folder.records())
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert {"exploitability", "explained variance", "data:image/gif;base64,"} <= {
+        text for text in ("exploitability", "explained variance", "data:image/gif;base64,") if text in page
+    }
+    policy = fedrl.load(tmp_path / "run", agent=1)
+    assert policy.evaluate(episodes=3).returns is not None
+    chosen = policy.predict(np.ones((300, 1), np.float32), deterministic=False)
+    assert set(np.asarray(chosen).tolist()) == {0, 1, 2}

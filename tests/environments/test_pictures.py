@@ -21,6 +21,7 @@ from fedrl.environments.probes import ProbeState
 from fedrl.environments.tabular.gridworld import GridworldState
 from fedrl.environments.tabular.model import TabularState
 from fedrl.environments.time_limit import Timed
+from fedrl.environments.traffic.platoon import PlatoonState
 from fedrl.environments.worlds.matrix_games import CELL, MatrixGameState
 from fedrl.environments.worlds.navigation import UNIT, NavigationState
 from fedrl.environments.worlds.pursuit import PursuitState
@@ -202,6 +203,12 @@ def test_players_and_what_they_look_for_are_where_they_should_be():
     image = drawn(hunt, state)
     np.testing.assert_allclose(middle(image, BLUE) / TILE, [1.5, 5 - 3.5], atol=0.05)
     np.testing.assert_allclose(middle(image, ACCENT) / TILE, [4.5, 5 - 0.5], atol=0.05)
+    road = environments.platoon(cars=1)
+    exact, behind = (
+        middle(drawn(road, PlatoonState(np.array([e]), np.zeros(1), np.zeros(1), np.zeros(1), 0.0)), BLUE)
+        for e in (0.0, 10.0)
+    )
+    np.testing.assert_allclose(behind - exact, [-10.0 * 620 / 120, 0.0], atol=1.0)
     plane = environments.navigation(players=1)
     image = drawn(plane, NavigationState(np.array([[0.5], [0.2]]), np.zeros((2, 1)), np.array([[-0.8], [0.0]])))
     centre = np.array(image.shape[1::-1]) / 2

@@ -7,6 +7,7 @@ import pytest
 
 from fedrl.environments import (
     probe_action,
+    probe_choices,
     probe_constant,
     probe_discount,
     probe_match,
@@ -23,17 +24,20 @@ VALUES = {
     probe_action: {0: 1.0},
     probe_match: {-1: 1.0, 1: 1.0},
     probe_target: {-1: 0.0, 1: 0.0},
+    probe_choices: {-1: 1.0, 1: 1.0},
     probe_truncation: {0: 1 / (1 - GAMMA)},
 }
 BEST = {
     probe_action: lambda seen: jnp.int32(1),
     probe_match: lambda seen: jnp.int32(seen > 0),
     probe_target: lambda seen: jnp.float32([seen]),
+    probe_choices: lambda seen: jnp.float32([seen > 0, seen]),
 }
 WORSE = {
     probe_action: (lambda seen: jnp.int32(0), -1.0),
     probe_match: (lambda seen: jnp.int32(seen < 0), -1.0),
     probe_target: (lambda seen: jnp.float32([seen + 0.5]), -0.25),
+    probe_choices: (lambda seen: jnp.float32([seen < 0, seen + 0.5]), -1.25),
 }
 
 

@@ -11,7 +11,7 @@ from fedrl.core.environment import Overview
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, iterate
 from fedrl.core.types import LocalContext
-from fedrl.environments import cartpole, climbing, navigation, stag_hunt
+from fedrl.environments import cartpole, climbing, joint_actions, navigation, stag_hunt
 from fedrl.learners import a2c, adam, mappo, mlp, per_player, ppo
 from fedrl.learners.parts.actor_critic import value_of
 from fedrl.runs.evaluate import greedy_returns
@@ -19,6 +19,9 @@ from tests.support.worlds import LENGTH, mortal
 
 OWN = per_player(mlp(hidden=[]), 2)
 """A policy for each player: the logits of its actions."""
+TOGETHER, LOGITS = joint_actions(climbing()), mlp(hidden=[])
+"""The climbing game played by one controller, and the logits of its joint actions."""
+ONE_PLAY = {"num_envs": 64, "num_steps": 1, "num_epochs": 1, "num_minibatches": 1}
 
 
 def trained(learner: Learner, iterations: int, seeds: int, begun=lambda key, params: params):
@@ -57,10 +60,7 @@ def played(learner: Learner, params, episodes: int) -> np.ndarray:
             network=OWN,
             critic=mlp(hidden=[]),
             optimizer=adam(0.02),
-            num_envs=64,
-            num_steps=1,
-            num_epochs=1,
-            num_minibatches=1,
+            **ONE_PLAY,
             entropy_coef=0.1,  # advantages are normalised: their unit is not the payoffs'
         ),
     ],
@@ -69,6 +69,19 @@ def played(learner: Learner, params, episodes: int) -> np.ndarray:
 def test_independent_policies_settle_at_seven_of_eleven_in_the_climbing_game(learner):
     params, _ = trained(learner, iterations=1000, seeds=5)
     np.testing.assert_array_equal(played(learner, params, episodes=1), [7.0] * 5)
+
+
+@pytest.mark.parametrize(
+    "learner",
+    [
+        a2c(TOGETHER, network=LOGITS, optimizer=adam(0.02), num_envs=64, num_steps=1, entropy_coef=0.5),
+        ppo(TOGETHER, network=LOGITS, optimizer=adam(0.02), entropy_coef=0.1, **ONE_PLAY),
+    ],
+    ids=["a2c", "ppo"],
+)
+def test_a_learner_of_joint_actions_finds_the_eleven_of_the_climbing_game(learner):
+    params, _ = trained(learner, iterations=1000, seeds=5)
+    np.testing.assert_array_equal(played(learner, params, episodes=1), [11.0] * 5)
 
 
 def test_the_stag_hunt_is_won_from_where_both_trust_enough_and_both_equilibria_are_reached():

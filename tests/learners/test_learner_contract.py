@@ -21,18 +21,22 @@ from fedrl.learners import (
     add_correction,
     apfl,
     chain,
+    dqn,
     fedprox,
     freeze_except,
     gradient_penalty,
     interpolate,
     mappo,
+    measure_exploitability,
     mlp,
     normalize,
     personal,
     ppo,
     q_table,
     reinforce,
+    self_play,
     sgd,
+    vdn,
     with_embedding,
 )
 from tests.support.argument_order import misplaced
@@ -44,6 +48,14 @@ PULLED = chain(fedprox(1.0), sgd(0.1))
 def small(optimizer=PULLED):
     """Every learner, by this optimiser if it has one."""
     options = {"network": mlp((4,)), "optimizer": optimizer}
+    by_value = {
+        "num_envs": 2,
+        "num_steps": 4,
+        "num_updates": 2,
+        "batch_size": 4,
+        "buffer_size": 20,
+        "learning_starts": 8,
+    }
     wider = {**options, "network": with_embedding(mlp((4,)), size=2)}
     return {
         "ppo": lambda env: ppo(env, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=2, **options),
@@ -67,6 +79,10 @@ def small(optimizer=PULLED):
         "accept_if_better": lambda env: accept_if_better(a2c(env, num_envs=2, num_steps=4, **options), trials=2),
         "freeze_except": lambda env: freeze_except(a2c(env, num_envs=2, num_steps=4, **wider)),
         "gradient_penalty": lambda env: gradient_penalty(a2c(env, num_envs=2, num_steps=4, **options)),
+        "self_play": lambda env: self_play(a2c(env, num_envs=2, num_steps=4, **options), pool_size=3),
+        "measure_exploitability": lambda env: measure_exploitability(a2c(env, num_envs=2, num_steps=4, **options)),
+        "dqn": lambda env: dqn(env, **by_value, **options),
+        "vdn": lambda env: vdn(env, **by_value, **options),
         "q_table": lambda env: q_table(env, num_envs=2, num_steps=4, count_visits=True),
         "q_table, synchronous": lambda env: q_table(env, sampling="synchronous", num_steps=2),
         "q_table, expected": lambda env: q_table(env, sampling="expected"),
@@ -74,6 +90,7 @@ def small(optimizer=PULLED):
 
 
 LEARNERS = small()
+OF_WORLDS = ("mappo", "vdn", "self_play", "measure_exploitability")
 
 
 class Case(NamedTuple):
@@ -96,7 +113,9 @@ def hint_for(learner, state, shift=0.0):
 
 @pytest.fixture(scope="module", params=LEARNERS)
 def case(request):
-    env = {"q_table": random_mdp(3, 2), "mappo": climbing()}.get(request.param.partition(",")[0], probe_match())
+    env = {"q_table": random_mdp(3, 2), **dict.fromkeys(OF_WORLDS, climbing())}.get(
+        request.param.partition(",")[0], probe_match()
+    )
     learner = LEARNERS[request.param](env)
     update = jax.jit(jax.vmap(functools.partial(iterate, learner)))
     key = jax.random.split(jax.random.key(0), AGENTS)
@@ -196,6 +215,8 @@ def test_actions_fit_the_space(case, greedy):
 
 
 def test_the_greedy_action_needs_no_luck(case):
+    if case.name == "self_play":  # what it has learned is a mixed policy, and it plays that
+        return
     if case.name.startswith("q_table"):
         params = {"q": jnp.array([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0]])}
         seen = jnp.array([0, 1, 2])
@@ -290,6 +311,8 @@ def test_a_gradient_is_that_of_the_step_and_its_learner_takes_one_step(case, hal
         "ppo",
         "ppo, by episode",
         "mappo",
+        "dqn",
+        "vdn",
         "personal",
         "interpolate",
         "apfl",
@@ -308,7 +331,7 @@ def test_facts_of_a_learner_stand_in_its_record(case):
     learner, wrapper = case.learner, case.name.partition(",")[0]
     assert learner.gamma == 0.99
     assert learner.personalised == (
-        (wrapper,) if wrapper in ("personal", "interpolate", "apfl", "accept_if_better") else ()
+        (wrapper,) if wrapper in ("personal", "interpolate", "apfl", "accept_if_better", "self_play") else ()
     )
     assert learner.episodic == (wrapper == "reinforce" or case.name.endswith("by episode"))
     assert not follows_corrections(learner)

@@ -9,6 +9,7 @@ from fedrl.core.learner import iterate
 from fedrl.core.types import LocalContext
 from fedrl.environments import (
     probe_action,
+    probe_choices,
     probe_constant,
     probe_discount,
     probe_match,
@@ -95,6 +96,14 @@ def test_the_actor_reads_the_observation(make):
 def test_continuous_actions_find_their_target(make):
     learner = make(probe_target())
     np.testing.assert_allclose(greedy(learner, trained(learner, 400), -1, 1)[0], [-1.0, 1.0], atol=0.3)
+
+
+@LEARNERS
+def test_a_discrete_and_a_continuous_choice_are_learned_at_once(make):
+    learner = make(probe_choices())
+    lane, target = greedy(learner, trained(learner, 400), -1, 1)
+    np.testing.assert_array_equal(lane, [0, 1])
+    np.testing.assert_allclose(target, [-1.0, 1.0], atol=0.3)
 
 
 @LEARNERS

@@ -1,5 +1,7 @@
 """Networks: shapes, derivatives, and any function plugged in."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,11 @@ import pytest
 
 from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
-from fedrl.learners.parts.networks import affine, mlp, network
+from fedrl.core.learner import iterate
+from fedrl.core.types import LocalContext
+from fedrl.environments.probes import probe_truncation
+from fedrl.learners import a2c, adam, reinforce, with_embedding
+from fedrl.learners.parts.networks import affine, critic_of, mlp, network, per_player
 
 
 def test_affine_has_the_derivatives_of_a_product():
@@ -70,3 +76,36 @@ def test_any_function_of_one_observation_plugs_in():
 def test_a_misspelt_activation_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="'relu'"):
         mlp((4,), activation="rellu")
+    with pytest.raises(ConfigError, match=r"output_activation.*'tanh'"):
+        mlp((4,), output_activation="tahn")
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: per_player(net, 2), with_embedding])
+def test_the_activation_of_outputs_bounds_a_policy_and_not_a_critic(wrap):
+    plain, bounded = wrap(mlp((8,), "relu")), wrap(mlp((8,), "relu", "tanh"))
+    params = bounded.init(jax.random.key(0), Box((3,)), 2, 40.0)
+    seen = jax.random.normal(jax.random.key(1), (3, 6))
+    linear = plain.apply(params, seen)
+    assert jnp.abs(linear).max() > 2.0
+    np.testing.assert_array_equal(bounded.apply(params, seen), jnp.tanh(linear))
+    np.testing.assert_array_equal(critic_of(bounded).apply(params, seen), linear)
+    assert critic_of(plain) is plain
+
+
+@pytest.mark.parametrize(
+    "learner", [partial(a2c, num_steps=5), partial(reinforce, baseline="value")], ids=["a2c", "reinforce"]
+)
+def test_a_critic_beside_bounded_logits_learns_values_beyond_these_bounds(learner):
+    """A reward of 1 for ever is worth 10."""
+    environment, bounded = probe_truncation(max_steps=5), mlp((8,), output_activation="tanh")
+    made = learner(environment, network=bounded, gamma=0.9, optimizer=adam(0.05))
+
+    def step(state, key):
+        context = LocalContext(state.params, jax.tree.map(jnp.zeros_like, state.params))
+        return iterate(made, key, state, context)[0], None
+
+    state, _ = jax.lax.scan(
+        step, made.init(jax.random.key(0), environment.params), jax.random.split(jax.random.key(1), 300)
+    )
+    value = critic_of(bounded).apply(state.params["critic"], jnp.zeros((1, 1)))
+    assert 7.0 < float(value[0, 0]) < 13.0

@@ -88,7 +88,7 @@ class Timed:
         return self.refused.get(agent, "")
 
     def begin(self, ids, jobs):
-        self.roster.begin(np.array(ids), np.array(jobs), np.ones(len(ids), int), self.bridge.now)
+        self.roster.begin(np.array(ids), np.array(jobs), np.ones(len(ids), int), self.bridge.now, np.zeros(len(ids)))
 
     def events(self, wants=AGENTS, until_s=1000.0, again=None, one=False):
         """The next events: kind, agent, second and job of each."""

@@ -20,7 +20,7 @@ def test_a_speed_is_measured_else_said_else_the_mean_of_the_others():
     assert np.isnan(roster.speed).all()
     roster.steps_per_s[:2] = 10.0, 30.0
     assert roster.speed.tolist() == [10.0, 30.0, 20.0, 20.0]
-    roster.begin(np.array([0, 2]), np.array([1, 1]), np.array([4, 2]), 0.0)
+    roster.begin(np.array([0, 2]), np.array([1, 1]), np.array([4, 2]), 0.0, np.zeros(2))
     roster.arrive(2, 1.0)
     assert roster.speed.tolist() == [10.0, 30.0, 2.0, 14.0]
     roster.arrive(0, 2.0)  # four steps in two seconds, whatever it says
@@ -39,7 +39,7 @@ def test_reliability_is_the_share_of_jobs_that_arrived():
     roster, both = Roster(2), np.array([0, 1])
     assert roster.reliability.tolist() == [1.0, 1.0]
     for job in range(1, 5):
-        roster.begin(both, np.array([job, job]), np.array([1, 1]), 0.0)
+        roster.begin(both, np.array([job, job]), np.array([1, 1]), 0.0, np.zeros(2))
         roster.end(both)
         roster.end(both)  # a job ends once
         roster.arrive(0, 1.0)

@@ -25,7 +25,7 @@ from fedrl.runs.coordinate import coordinate
 from fedrl.secure import agent as secure_agent
 from fedrl.secure import coordinator as secure_coordinator
 from fedrl.secure.grid import ring_sum
-from fedrl.secure.messages import KINDS, AdvertList, Delivery, MaskedValues, SignatureList, SurvivorList
+from fedrl.secure.messages import KINDS, AdvertList, Delivery, MaskedValues, SurvivorList, TagList
 from fedrl.stages import quantize
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Leave, Reader, Ready, Sent
@@ -96,8 +96,8 @@ def test_sums_over_the_network_have_the_bits_of_a_simulation(certificates, tmp_p
 
 
 PHASES = {Invitation: "adverts", AdvertList: "shares", Delivery: "masked"}
-PHASES |= {SurvivorList: "signatures", SignatureList: "opening"}
-SENT = ("signatures", "opening")
+PHASES |= {SurvivorList: "tags", TagList: "opening"}
+SENT = ("tags", "opening")
 """The phases before which an agent's masked vector has arrived."""
 
 
@@ -256,7 +256,7 @@ def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certifica
     same(replay(sited, federation, 3), params(sited.state))
 
 
-@pytest.mark.parametrize("phase", ["masked", "signatures", "opening"])
+@pytest.mark.parametrize("phase", ["masked", "tags", "opening"])
 def test_too_few_after_masks_leave_the_round_out_and_the_sum_hidden(certificates, tmp_path, phase):
     federation = masked(phase_s=2.0)
     with summing(federation, certificates, tmp_path, others(phase, stay_silent, (1, 2, 3))) as sited:

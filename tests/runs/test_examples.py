@@ -120,3 +120,11 @@ def test_the_example_in_python_is_the_one_in_toml(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(fedrl, "run", run)
     runpy.run_path(str(examples()["cartpole.py"]))
     assert build(load(seen[0])).config == build(load("cartpole")).config
+
+
+def test_the_small_network_with_bounded_logits_solves_its_task_for_every_seed(tmp_path: Path) -> None:
+    result = fedrl.run("chapter", tmp_path / "chapter", overrides=["evaluation.every=0"])
+    assert result["seeds"] == [0, 1, 2, 3, 4]
+    for seed in result["seeds"]:
+        policy = fedrl.load(tmp_path / "chapter", seed=seed)
+        assert policy.evaluate(episodes=30, seed=1).returns.mean() >= 475, seed

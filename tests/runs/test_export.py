@@ -13,9 +13,10 @@ import pytest
 
 import fedrl
 from fedrl.core.errors import ConfigError, RunError
+from fedrl.environments.adapters.entries import entries_of
 from fedrl.runs.export import ENDINGS, forms, onnx_form, torch_form
 from fedrl.runs.export.plain import PlainPolicy
-from tests.support.made_policies import CASES, made_policy
+from tests.support.made_policies import CASES, CHOICES, made_policy
 
 AGENT = {"personal": 1, "interpolated": 2}
 BLOCKED = """
@@ -232,3 +233,42 @@ def test_the_file_for_numpy_is_readable_and_small(policies):
     assert len(text) < 15_000
     assert "import jax" not in text
     assert "action = predict(observation)" in text
+
+
+@pytest.mark.parametrize("kind", CHOICES)
+def test_a_model_of_choices_at_once_has_an_entry_for_each_of_them(kind, tmp_path):
+    policy = fedrl.load(made_policy(tmp_path / kind, kind), seed=1, trust=True)
+    seen = observations(policy)
+    expected = entries_of(policy.action_space, policy.predict(seen))
+    told = [policy.export(tmp_path / f"policy{ending}") for ending in (".py", ".onnx")]
+    assert max(each.difference for each in told) <= 1e-6
+    names: dict[str, Any] = {}
+    exec((tmp_path / "policy.py").read_text(), names)
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx", providers=["CPUExecutionProvider"])
+    actions, scores = session.run(None, {"observation": seen})
+    assert actions.dtype == (np.int64 if kind == "multi_discrete" else np.float32)
+    np.testing.assert_allclose(scores, names["scores"](seen), atol=1e-5)
+    for found in (actions, entries_of(policy.action_space, names["predict"](seen))):
+        apart = np.abs(found - expected) > 1e-4
+        assert apart.any(1).mean() < 0.01  # where two values are equally probable
+    sampled, ours = (
+        entries_of(policy.action_space, act(np.repeat(seen[:1], 4000, 0), deterministic=False, seed=0))
+        for act in (names["predict"], policy.predict)
+    )
+    np.testing.assert_allclose(sampled.mean(0), ours.mean(0), atol=0.1)
+    np.testing.assert_allclose(sampled.std(0), ours.std(0), atol=0.1)
+
+
+def test_an_export_of_choices_that_differs_is_refused(tmp_path, monkeypatch):
+    policy = fedrl.load(made_policy(tmp_path / "dict", "dict"), seed=1, trust=True)
+    whole = forms.plain_policy
+
+    def turned(*given: Any) -> PlainPolicy:
+        plain = whole(*given)
+        bias = plain.arrays["bias2"].copy()
+        bias[1:4] = bias[1:4][::-1] + np.float32([0.5, 0.0, -0.5])  # of the lane
+        return plain._replace(arrays=plain.arrays | {"bias2": bias})
+
+    monkeypatch.setattr(forms, "plain_policy", turned)
+    with pytest.raises(RunError, match="differs from fedrl's"):
+        policy.export(tmp_path / "policy.py")

@@ -49,3 +49,12 @@ def test_a_resumed_run_goes_on_from_its_round_always_in_the_same_way(tmp_path: P
     assert RunFolder(tmp_path / "stopped").complete
     params = [(tmp_path / name / "params.safetensors").read_bytes() for name in ("stopped", "twin")]
     assert params[0] == params[1]
+
+
+def test_what_a_run_does_not_see_is_told_before_it(tmp_path: Path) -> None:
+    told: list[Any] = []
+    words: dict[str, Any] = {"name": "gymnasium", "id": "tests.support.walks:Mission-v0"}
+    summary = run({**POLES, "rounds": 1, "environment": words}, tmp_path / "run", sinks=[told.append])
+    (notice,) = [event["text"] for event in told if event.get("event") == "notice"]
+    assert "has text in its observations (mission, told.hint)" in notice
+    assert summary["environment_steps"] == 2 * 2 * 8

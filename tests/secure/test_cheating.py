@@ -1,22 +1,23 @@
 """Who deviates from the protocol of a secure sum is answered with a sentence, and gains nothing."""
 
+import copy
 import itertools
 from collections import Counter
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedrl.core.errors import ConfigError, SecureSumError, TooFewAgentsError
 from fedrl.secure import Identity, SumAgent, SumPlan, sum_plan
 from fedrl.secure.identity import new_identities
 from fedrl.secure.messages import (
+    Advert,
     AdvertList,
     Delivery,
     MaskedValues,
     SealedShares,
-    SignatureList,
     SurvivorList,
+    TagList,
 )
 from fedrl.secure.transcript import advert_text
 from tests.support.secure_sums import Halted, halted
@@ -47,7 +48,7 @@ class TestTheCoordinator:
         with pytest.raises(SecureSumError, match="asked for the step 'open', and its next step was 'it has ended"):
             there.agents[0].open(all_but_one)
 
-    @pytest.mark.parametrize("phase", ["shares", "masked", "signatures", "opening"])
+    @pytest.mark.parametrize("phase", ["shares", "masked", "tags", "opening"])
     def test_that_asks_twice_gets_one_answer(self, phase):
         there = halted(phase, plan())
         there.step(0)
@@ -61,25 +62,65 @@ class TestTheCoordinator:
             SumAgent(identities[0], plan(threshold=5))
         SumAgent(identities[0], plan(b"another attempt"))
 
-    def test_that_shows_different_survivors_is_found_by_the_first_signature(self):
-        there = halted("signatures", plan(minimum=4))
-        shown = {agent: SurvivorList((0, 1, 2, 3, 4) if agent < 3 else SIX) for agent in (0, 1, 2, 3, 4)}
-        signed = {agent: there.agents[agent].agree(each).signature for agent, each in shown.items()}
-        with pytest.raises(SecureSumError, match="Agent 3 did not sign the set of survivors that agent 0 was shown"):
-            there.agents[0].open(SignatureList(tuple((agent, signed[agent]) for agent in (1, 2, 3, 4))))
+    def test_that_shows_different_survivors_is_found_by_the_tags(self):
+        there, tags = self.divided()
+        with pytest.raises(
+            SecureSumError, match=r"tags from agents \[3, 4\] are not under the set .* agent 0 was shown"
+        ):
+            there.agents[0].open(TagList(tuple((agent, tags[agent][0]) for agent in (1, 2, 3, 4))))
 
-    def test_that_keeps_such_signatures_back_has_fewer_than_the_threshold(self):
-        there = halted("signatures", plan(minimum=4))
+    def test_that_keeps_such_tags_back_has_fewer_than_the_threshold(self):
+        there, tags = self.divided()
+        with pytest.raises(
+            TooFewAgentsError, match=r"3 of the 6 holders .* were shown the same set .* and 4 are needed"
+        ):
+            there.agents[0].open(TagList(tuple((agent, tags[agent][0]) for agent in (1, 2))))
+
+    def divided(self) -> tuple[Halted, dict[int, dict[int, bytes]]]:
+        """Agents 0, 1 and 2 are told that agent 5 has left, and 3 and 4 that it has not; the tags from each to each."""
+        there = halted("tags", plan(minimum=4))
         shown = {agent: SurvivorList((0, 1, 2, 3, 4) if agent < 3 else SIX) for agent in (0, 1, 2, 3, 4)}
-        signed = {agent: there.agents[agent].agree(each).signature for agent, each in shown.items()}
-        with pytest.raises(TooFewAgentsError, match=r"3 of the 6 holders .* signed the same set .* and 4 are needed"):
-            there.agents[0].open(SignatureList(tuple((agent, signed[agent]) for agent in (1, 2))))
+        return there, {agent: dict(there.agents[agent].agree(each).tags) for agent, each in shown.items()}
+
+    @pytest.mark.parametrize("what", ["of the other direction", "of another pair", "of another sum", "cut", "made up"])
+    def test_that_puts_other_tags_in_place_of_the_right_ones_gains_none(self, what):
+        """Two of five are changed: with itself, an agent has as many as the threshold. With a third one it has not."""
+        identities = new_identities(SIX)
+        before = halted("opening", plan(b"the attempt before"), identities)
+        there = halted("tags", plan(), identities)
+        sent = {agent: dict(there.step(agent).tags) for agent in SIX}
+        right = {agent: sent[agent][0] for agent in SIX[1:]}
+        other = {
+            "of the other direction": sent[0],  # what agent 0 has sent, back to itself
+            "of another pair": {agent: sent[agent][(agent + 1) % 5 + 1 - (agent == 5)] for agent in SIX[1:]},
+            "of another sum": dict(before.inbox[0].tags),
+            "cut": {agent: tag[:-1] for agent, tag in right.items()},
+            "made up": {agent: bytes([tag[0] ^ 1]) + tag[1:] for agent, tag in right.items()},
+        }[what]
+        assert not {agent for agent in right if other[agent] == right[agent]}
+
+        def shown(changed: tuple[int, ...]) -> TagList:
+            return TagList(tuple((agent, (other if agent in changed else right)[agent]) for agent in SIX[1:]))
+
+        machine = there.agents[0]
+        with pytest.raises(SecureSumError, match=r"tags from agents \[2, 3, 5\] .* 3 holders .* same set, 4 must be"):
+            copy.copy(machine).open(shown((2, 3, 5)))
+        machine = there.agents[0]
+        assert len(machine.open(shown((2, 3))).shares) == 6
+        assert "The tags from agents [2, 3] are not under the set" in machine.faults[0]
+
+    @pytest.mark.parametrize("rows", [(1, 1, 2, 3, 4), (1, 2, 3, 4, 9), (0, 1, 2, 3, 4)])
+    def test_that_counts_a_tag_twice_or_of_a_stranger_is_found(self, rows):
+        there = halted("opening", plan())
+        tags = dict(there.inbox[0].tags)
+        with pytest.raises(SecureSumError, match="of which one is no neighbour in the sum, or comes twice"):
+            there.agents[0].open(TagList(tuple((agent, tags.get(agent, bytes(16))) for agent in rows)))
 
     @pytest.mark.parametrize("verified", [True, False])
     def test_that_shows_two_sets_never_has_both_secrets_of_an_agent(self, verified):
         """However it divides the agents: agent 5 has left for some of them, and for the others it has not."""
         for told_all in itertools.product([False, True], repeat=5):
-            there = halted("signatures" if verified else "opening", plan(minimum=4, verified=verified))
+            there = halted("tags" if verified else "opening", plan(minimum=4, verified=verified))
             of_five = Counter(kind for kind in _shares_of_five(there, told_all) if kind is not None)
             assert min(of_five["seed"], of_five["mask key"]) < there.coordinator.plan.threshold
             assert verified or sum(of_five.values()) == 5
@@ -94,21 +135,42 @@ class TestTheCoordinator:
     @pytest.mark.parametrize("others", [b"the sum before", b""])
     def test_that_replays_an_advert_of_another_sum_is_found(self, others):
         identities = new_identities(SIX)
-        before = halted("shares", plan(others), identities).inbox[0].adverts[0]
+        before = halted("shares", plan(others), identities).inbox[0]
         there = halted("shares", plan(), identities)
-        present, adverts = there.inbox[0]
-        with pytest.raises(
-            SecureSumError, match="signature under the advert of agent 1 is wrong: it was forged, or made"
-        ):
-            there.agents[0].share(AdvertList(present, (before, *adverts[1:])))
+        present, adverts, tags = there.inbox[0]
+        replayed = AdvertList(present, (before.adverts[0], *adverts[1:]), (before.tags[0], *tags[1:]))
+        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong: it was forged, or made"):
+            there.agents[0].share(replayed)
 
-    def test_that_forges_an_advert_is_found(self):
+    @pytest.mark.parametrize("tag", ["of its own key", "for another agent", "of the other direction", "as it was"])
+    @pytest.mark.parametrize("field", ["channel_key", "mask_key", "seed_commitment"])
+    def test_that_forges_an_advert_is_found(self, field, tag):
+        identities = new_identities(SIX)
+        there = halted("shares", plan(), identities)
+        present, adverts, tags = there.inbox[0]
+        forged = adverts[0]._replace(**{field: getattr(adverts[1], field)})
+        text = advert_text(plan(), forged)
+        made = {
+            "of its own key": new_identities(SIX)[1].tag_keys(0).tag(text),
+            "for another agent": identities[1].tag_keys(2).tag(text),
+            "of the other direction": identities[0].tag_keys(1).tag(text),
+            "as it was": tags[0][1],
+        }[tag]
+        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong"):
+            there.agents[0].share(AdvertList(present, (forged, *adverts[1:]), ((1, made), *tags[1:])))
+
+    def test_that_shows_the_advert_of_one_agent_as_that_of_another_is_found(self):
         there = halted("shares", plan())
-        present, adverts = there.inbox[0]
-        own = adverts[0]._replace(mask_key=adverts[1].mask_key)
-        forged = own._replace(signature=Ed25519PrivateKey.generate().sign(advert_text(plan(), own)))
-        with pytest.raises(SecureSumError, match="signature under the advert of agent 1 is wrong"):
-            there.agents[0].share(AdvertList(present, (forged, *adverts[1:])))
+        present, adverts, tags = there.inbox[0]
+        swapped = AdvertList(present, (adverts[1]._replace(agent=1), *adverts[1:]), ((1, tags[1][1]), *tags[1:]))
+        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong"):
+            there.agents[0].share(swapped)
+
+    def test_that_withholds_a_tag_of_an_advert_is_found(self):
+        there = halted("shares", plan())
+        present, adverts, tags = there.inbox[0]
+        with pytest.raises(SecureSumError, match="adverts of 4 agents, and 5 of its neighbours are there"):
+            there.agents[0].share(AdvertList(present, adverts, tags[1:]))
 
     def test_that_shows_an_agent_another_plan_has_no_adverts_for_it(self):
         identities = new_identities(SIX)
@@ -133,7 +195,7 @@ class TestTheCoordinator:
     def test_that_shows_different_lists_of_agents_is_found_by_the_boxes(self):
         there = halted("shares", plan(threshold=4))
         fewer = {
-            agent: AdvertList(SIX[:5], tuple(advert for advert in there.inbox[agent].adverts if advert.agent != 5))
+            agent: AdvertList(SIX[:5], *(tuple(row for row in rows if row[0] != 5) for rows in there.inbox[agent][1:]))
             for agent in (0, 1)
         }
         sealed = {agent: there.step(agent, fewer.get(agent)) for agent in SIX}
@@ -150,7 +212,7 @@ class TestTheCoordinator:
             there.agents[0].mask(Delivery(present, there.inbox[0].boxes[:kept]), there.values[0])
 
     def test_that_opens_the_sum_of_too_few_is_refused(self):
-        there = halted("signatures", plan(minimum=5))
+        there = halted("tags", plan(minimum=5))
         with pytest.raises(TooFewAgentsError, match="4 agents sent masked vectors, and the plan asks for 5"):
             there.agents[0].agree(SurvivorList((0, 1, 2, 3)))
 
@@ -162,9 +224,9 @@ class TestTheCoordinator:
         with pytest.raises(SecureSumError, match="its next step was 'it has ended its part"):
             there.agents[0].mask(right, there.values[0])
 
-    def test_a_verified_sum_is_not_opened_without_signatures(self):
+    def test_a_verified_sum_is_not_opened_without_tags(self):
         there = halted("opening", plan())
-        with pytest.raises(SecureSumError, match="A verified sum needs the signatures"):
+        with pytest.raises(SecureSumError, match="A verified sum needs the tags"):
             there.agents[0].open(SurvivorList(SIX))
 
 
@@ -177,14 +239,14 @@ def _shares_of_five(there: Halted, told_all: tuple[bool, ...]) -> list[str | Non
     """Which share of agent 5's secrets each other agent gives, if some are told that it is in the sum."""
     shown = {agent: SurvivorList(SIX if told else SIX[:5]) for agent, told in enumerate(told_all)}
     if there.coordinator.plan.verified:
-        signed = {agent: there.agents[agent].agree(each).signature for agent, each in shown.items()}
+        tags = {agent: dict(there.agents[agent].agree(each).tags) for agent, each in shown.items()}
     held = {agent: there.agents[agent]._held[5] for agent in shown}
     kinds: list[str | None] = []
     for agent, each in shown.items():
         same = tuple(other for other in shown if shown[other] == each and other != agent)
         try:
             if there.coordinator.plan.verified:
-                opened = there.agents[agent].open(SignatureList(tuple((other, signed[other]) for other in same)))
+                opened = there.agents[agent].open(TagList(tuple((other, tags[other][agent]) for other in same)))
             else:
                 opened = there.agents[agent].open(each)
         except TooFewAgentsError:
@@ -243,7 +305,29 @@ class TestAnAgent:
             there.coordinator.receive(2, MaskedValues(2, np.zeros(size, np.uint32)))
         np.testing.assert_array_equal(finished(there), there.values.sum(axis=0, dtype=np.uint32))
 
-    @pytest.mark.parametrize("phase", ["adverts", "shares", "masked", "signatures", "opening"])
+    @pytest.mark.parametrize(("liars", "opened"), [((2, 4), True), ((2, 3, 4), False)])
+    def test_that_sends_wrong_tags_counts_as_absent_for_its_neighbours(self, liars, opened):
+        there = halted("tags", plan())
+        for agent in SIX:
+            sent = there.step(agent)
+            wrong = tuple((other, bytes(len(tag))) for other, tag in sent.tags)
+            there.coordinator.receive(agent, sent._replace(tags=wrong) if agent in liars else sent)
+        there = there._replace(inbox=there.coordinator.close())
+        if opened:
+            np.testing.assert_array_equal(finished(there), there.values.sum(axis=0, dtype=np.uint32))
+            assert "tags from agents [2, 4]" in there.agents[0].faults[0]
+        else:
+            with pytest.raises(SecureSumError, match=r"tags from agents \[2, 3, 4\]"):
+                there.step(0)
+
+    @pytest.mark.parametrize("change", [lambda tags: tags[1:], lambda tags: (*tags[:-1], (4, bytes(16)))])
+    def test_that_withholds_tags_is_rejected(self, change):
+        there = halted("tags", plan())
+        sent = there.step(0)
+        with pytest.raises(SecureSumError, match=r"Agent 0 sent . tags, which are not one of 16 bytes"):
+            there.coordinator.receive(0, sent._replace(tags=change(sent.tags)))
+
+    @pytest.mark.parametrize("phase", ["adverts", "shares", "masked", "tags", "opening"])
     def test_that_sends_twice_counts_once(self, phase):
         there = halted(phase, plan())
         first = there.step(2)
@@ -275,11 +359,23 @@ class TestAnAgent:
         with pytest.raises(SecureSumError, match="is not in the sum any more"):
             there.coordinator.receive(0, MaskedValues(0, np.zeros(SIZE, np.uint32)))
 
-    def test_whose_advert_is_not_its_own_is_rejected(self):
+    def test_whose_advert_has_wrong_tags_is_found_by_the_neighbours_that_they_are_for(self):
+        there = halted("adverts", plan())
+        for agent in SIX:
+            advert = there.step(agent)
+            wrong = advert._replace(tags=tuple((other, bytes(16) if other < 3 else tag) for other, tag in advert.tags))
+            there.coordinator.receive(agent, wrong if agent == 5 else advert)
+        there = there._replace(inbox=there.coordinator.close())
+        for agent in SIX[:3]:
+            with pytest.raises(SecureSumError, match="tag of the advert of agent 5 is wrong"):
+                there.step(agent)
+        assert there.step(3).boxes
+
+    def test_whose_advert_lacks_tags_is_rejected(self):
         there = halted("adverts", plan())
         advert = there.step(0)
-        with pytest.raises(SecureSumError, match="signature under the advert of agent 0 is wrong"):
-            there.coordinator.receive(0, advert._replace(mask_key=advert.channel_key))
+        with pytest.raises(SecureSumError, match="Agent 0 sent 4 tags, which are not one of 16 bytes"):
+            there.coordinator.receive(0, advert._replace(tags=advert.tags[1:]))
 
     @pytest.mark.parametrize("what", ["boxes", "commitments"])
     def test_that_withholds_shares_is_rejected(self, what):
@@ -291,11 +387,17 @@ class TestAnAgent:
     def test_with_a_key_of_small_order_is_found_by_its_neighbour(self):
         identities = new_identities(SIX)
         there = halted("shares", plan(), identities)
-        present, adverts = there.inbox[0]
+        present, adverts, tags = there.inbox[0]
         weak = adverts[0]._replace(channel_key=bytes(32))
-        weak = weak._replace(signature=identities[1].sign(advert_text(plan(), weak)))
+        tag = identities[1].tag_keys(0).tag(advert_text(plan(), weak))
         with pytest.raises(SecureSumError, match="channel key of agent 1 is no X25519 key"):
-            there.agents[0].share(AdvertList(present, (weak, *adverts[1:])))
+            there.agents[0].share(AdvertList(present, (weak, *adverts[1:]), ((1, tag), *tags[1:])))
+
+    def test_whose_certified_key_is_of_small_order_is_found_by_its_neighbour(self):
+        identities = new_identities(SIX)
+        identities[0].directory.add(1, bytes(32))
+        with pytest.raises(SecureSumError, match="The key of agent 1 is no X25519 key"):
+            SumAgent(identities[0], plan()).advert()
 
     def test_its_own_vector_of_a_wrong_length_or_type_ends_nothing(self):
         there = halted("masked", plan())
@@ -356,13 +458,16 @@ def test_agents_that_collude_over_a_key_of_small_order_end_the_sum_with_a_senten
     def small(agent):
         made = advert(agent)
         if agent.agent == 4:
-            made = agent._advert = made._replace(mask_key=bytes(32))
-            made = agent._advert = made._replace(signature=identities[4].sign(advert_text(agent.plan, made)))
+            agent._keys = made.keys._replace(mask_key=bytes(32))
+            text = advert_text(agent.plan, agent._keys)
+            return Advert(
+                agent._keys, tuple((other, identities[4].tag_keys(other).tag(text)) for other, _ in made.tags)
+            )
         return made
 
     monkeypatch.setattr(SumAgent, "advert", small)
     monkeypatch.setattr(SumAgent, "_masks", lambda agent, neighbours: [])  # honest agents would take no part
-    for phase in ("adverts", "shares", "masked", "signatures", "opening"):
+    for phase in ("adverts", "shares", "masked", "tags", "opening"):
         for agent in [k for k in SIX if k != 3 or phase in ("adverts", "shares")]:
             there.coordinator.receive(agent, there.step(agent))
         if phase != "opening":

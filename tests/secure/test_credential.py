@@ -104,10 +104,15 @@ def test_an_agent_that_begins_anew_is_known_by_its_new_key(folder):
     signers, first, second = known(folder), signer(folder, "site-1"), signer(folder, "site-1")
     for each in (first, second, second):
         signers.add(1, each.credential(RUN, 1))
-    signature = second.identity(1, signers.directory).sign(b"text")
-    signers.directory.verify(1, b"text", signature, "a text")
-    with pytest.raises(SecureSumError, match="is wrong"):
-        signers.directory.verify(1, b"text", first.identity(1, signers.directory).sign(b"text"), "a text")
+    signers.add(0, signer(folder, "site-0").credential(RUN, 0))
+    here = signer(folder, "site-0")
+    signers.add(0, here.credential(RUN, 0))
+    mine = here.identity(0, signers.directory)
+    before, now = (each.identity(1, signers.directory).tag_keys(0).tag(b"text") for each in (first, second))
+    assert mine.tag_keys(1).fits(now, b"text")
+    assert not mine.tag_keys(1).fits(before, b"text")
+    signers.add(1, first.credential(RUN, 1))  # and by the old one if that is certified last
+    assert mine.tag_keys(1).fits(before, b"text")
 
 
 def test_a_signer_shows_no_key(folder):

@@ -52,7 +52,7 @@ def test_all_patterns_of_six_agents_complete_or_abort_as_the_threshold_says(firs
 
 
 @pytest.mark.parametrize(("threshold", "completed"), [(4, 15 + 5 + 1), (6, 1)])
-def test_all_patterns_with_signatures_up_to_the_order_of_agents(threshold, completed):
+def test_all_patterns_with_tags_up_to_the_order_of_agents(threshold, completed):
     """All 462 ways to distribute six agents over five phases and staying, each in a random order."""
     rng = random.Random(threshold)
     patterns = [tuple(rng.sample(when, 6)) for when in itertools.combinations_with_replacement(FIVE, 6)]

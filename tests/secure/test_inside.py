@@ -20,7 +20,7 @@ from fedrl.federation.soundness import outgoing
 from fedrl.learners import add_correction, chain, mlp, normalize, ppo, sgd
 from fedrl.privacy import central_gaussian
 from fedrl.secure.grid import LARGEST_WEIGHT, bits_below, ring_sum
-from fedrl.secure.vector import parts_of, vector_of, vector_size
+from fedrl.secure.vector import codes_and_digits, vector_of, vector_size
 from fedrl.stages import clip, scaffold, weight_by_capacity
 from tests.support.quadratic import FLEET, quadratic
 
@@ -46,7 +46,7 @@ def test_a_vector_holds_codes_and_statistics_and_its_sum_holds_theirs(seed: int,
     )
     vectors = vector_of(codes, digits)
     assert vectors.shape == (agents, vector_size(size, count))
-    found, counted = parts_of(vectors.sum(axis=0, dtype=np.int32), size)
+    found, counted = codes_and_digits(vectors.sum(axis=0, dtype=np.int32), size)
     np.testing.assert_array_equal(found, codes.sum(axis=0, dtype=np.int32))
     np.testing.assert_array_equal(counted, digits.sum(axis=0, dtype=np.int64))
     plain = exact.total(list(digits), exact.STATISTICS)
@@ -58,7 +58,7 @@ def test_the_largest_digits_of_as_many_agents_as_there_may_be_do_not_overflow(lo
     most = np.full((1, 9, 1), 2**26 if low else -(2**26), np.int32) - np.int32(low)
     vector = vector_of(np.zeros((1, 0), np.int32), most).astype(np.int64) * 2**17
     assert np.abs(vector).max() < 2**31
-    _, counted = parts_of(vector[0].astype(np.int32), 0)
+    _, counted = codes_and_digits(vector[0].astype(np.int32), 0)
     assert (counted == most[0].astype(np.int64) * 2**17).all()
 
 

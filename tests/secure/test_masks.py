@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from fedrl.secure.channel import Channel
 from fedrl.secure.masks import BLOCK, SALT, Mask, apply_masks, derived_key
+from fedrl.secure.messages import SumKeys
+from fedrl.secure.plan import SumPlan
+from fedrl.secure.transcript import channel_purpose
 
 WORDS = BLOCK // 4
 
@@ -44,3 +48,21 @@ def test_no_masks_change_nothing():
     values = np.arange(3, dtype=np.uint32)
     apply_masks(values, [])
     assert values.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "change", [{"context": b"another"}, {"threshold": 3}, {"verified": False}, {"adverts": 2}], ids=str
+)
+def test_a_channel_of_another_plan_or_of_other_adverts_opens_no_box_and_fits_no_tag(change):
+    """Even if both channels had the same secret."""
+
+    def channel(lower, context=b"", threshold=2, verified=True, adverts=1):
+        plan = SumPlan(context, (0, 1, 2), 1, 2, threshold, 2, verified)
+        keys = [SumKeys(agent, bytes([adverts]) * 32, bytes(32), bytes(32)) for agent in (0, 1)]
+        return Channel(bytes(32), channel_purpose(plan, *(keys if lower else keys[::-1])), lower)
+
+    here, there, other = channel(True), channel(False), channel(False, **change)
+    box, tag = here.seal(b"shares", b""), here.tags.tag(b"set")
+    assert (there.open(box, b""), there.tags.fits(tag, b"set")) == (b"shares", True)
+    assert (other.open(box, b""), other.tags.fits(tag, b"set")) == (None, False)
+    assert there.open(box, b"another set") is None

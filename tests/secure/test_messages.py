@@ -74,7 +74,7 @@ def test_changed_bytes_are_rejected_or_another_message_and_nothing_else_happens(
 
 
 def head(kind: str) -> bytes:
-    return HEAD.pack(b"FSS1", [each.__name__ for each in KINDS].index(kind), PLAN.digest[:8])
+    return HEAD.pack(b"FSS2", [each.__name__ for each in KINDS].index(kind), PLAN.digest[:8])
 
 
 def row(agent: int, size: int) -> bytes:
@@ -84,11 +84,11 @@ def row(agent: int, size: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (head("SignatureList") + COUNT.pack(2**32 - 1), "announces 4294967295 entries"),
-        (head("SignatureList") + COUNT.pack(8) + bytes(8 * 68), "announces 8 entries"),
-        (head("SignatureList") + COUNT.pack(2) + row(5, 64) + row(5, 64), "names agents twice or out of order"),
-        (head("SignatureList") + COUNT.pack(2) + row(6, 64) + row(5, 64), "names agents twice or out of order"),
-        (head("SignatureList") + COUNT.pack(1) + row(2, 64), "names agent 2, which was not invited"),
+        (head("TagList") + COUNT.pack(2**32 - 1), "announces 4294967295 entries"),
+        (head("TagList") + COUNT.pack(8) + bytes(8 * 20), "announces 8 entries"),
+        (head("TagList") + COUNT.pack(2) + row(5, 16) + row(5, 16), "names agents twice or out of order"),
+        (head("TagList") + COUNT.pack(2) + row(6, 16) + row(5, 16), "names agents twice or out of order"),
+        (head("TagList") + COUNT.pack(1) + row(2, 16), "names agent 2, which was not invited"),
         (head("MaskedValues") + COUNT.pack(3) + bytes(24), "was cut off"),
         (head("MaskedValues") + COUNT.pack(3) + bytes(32), "4 bytes too many"),
     ],

@@ -6,10 +6,12 @@ import struct
 import numpy as np
 import pytest
 
+from fedrl.core.errors import SecureSumError
 from fedrl.secure.coordinator import SumCoordinator
 from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import AdvertList, MaskedValues, OpenedShares, decoded, encoded
+from fedrl.secure.orders import ORDER, JobOrder, check_orders, packed_orders
 from fedrl.sites.memory import Kept, RunMemory
 from fedrl.sites.summing import SiteSums
 from fedrl.wire.secure_sum import Declined, SumReply, SumRequest
@@ -17,7 +19,9 @@ from tests.support.certified import authority, credentials
 
 RUN, FEDERATION, OTHER = "ab" * 16, "12" * 32, "34" * 32
 AGENTS, ENTRIES = 5, 40
-TERMS = Terms(RUN, AGENTS, FEDERATION, ENTRIES, 3, True)
+WEIGHTS = (10.0, 20.0, 30.0)
+TERMS = Terms(RUN, AGENTS, FEDERATION, ENTRIES, 3, True, WEIGHTS)
+STEPS = (1, 2, 3, 2, 2)
 HEARD = bytes(range(32))
 VALUES = np.random.default_rng(5).integers(-(2**20), 2**20, (AGENTS, ENTRIES), dtype=np.int32)
 
@@ -27,6 +31,13 @@ def certificates(tmp_path_factory):
     place = tmp_path_factory.mktemp("certificates")
     names = [f"site-{k}" for k in range(AGENTS)]
     return authority(place / "own", *names), authority(place / "other", *names)
+
+
+def orders_of(members=range(AGENTS), steps=STEPS, shares=None):
+    """What a coordinator orders that keeps to the rule, or with shares of its own."""
+    weights = [WEIGHTS[n - 1] for n in steps]
+    shares = [w / sum(weights) for w in weights] if shares is None else shares
+    return {k: JobOrder(steps[k], float(np.float32(shares[k]))) for k in members}
 
 
 class Site:
@@ -41,7 +52,8 @@ class Site:
         self.replies = []
 
     def done(self, job, version):
-        self.kept = Kept((), job, version, vector=VALUES[self.number].tobytes(), broadcast=HEARD)
+        order = tuple(orders_of()[self.number])
+        self.kept = Kept((), job, version, vector=VALUES[self.number].tobytes(), broadcast=HEARD, order=order)
         return self.kept
 
     def restarted(self):
@@ -61,16 +73,19 @@ class Hub:
         for site in sites:
             self.known.add(site.number, site.sums.credential, f"site-{site.number}")
 
-    def invitation(self, agent, members=tuple(range(AGENTS)), attempt=0, job=1, version=7, broadcast=None, **lies):
-        told = AgentJob(agent, job, version, HEARD.hex() if broadcast is None else broadcast)
-        plan = self.terms.plan(version, told.broadcast, attempt, members)
+    def invitation(
+        self, agent, members=tuple(range(AGENTS)), attempt=0, job=1, version=7, broadcast=None, orders=None, **lies
+    ):
+        orders = {k: orders_of().get(k, JobOrder(1, 0.1)) for k in members} if orders is None else orders
+        told = AgentJob(agent, job, version, HEARD.hex() if broadcast is None else broadcast, JobOrder(0, 0.0))
+        plan = self.terms.plan(version, told.broadcast, attempt, orders)
         near = {k: self.known.credential(k) for k in {agent, *plan.neighbours.get(agent, ())} & {*members}}
-        return invitation(plan, self.terms, told, attempt, near)._replace(**lies)
+        return invitation(plan, self.terms, told, attempt, near, orders)._replace(**lies)
 
     def begin(self, members=tuple(range(AGENTS)), attempt=0, job=1, version=7):
         """Invite members, and take their keys."""
-        self.plan = self.terms.plan(version, HEARD.hex(), attempt, members)
-        self.machine, self.job, self.attempt = SumCoordinator(self.plan, self.known.directory), job, attempt
+        self.plan = self.terms.plan(version, HEARD.hex(), attempt, orders_of(members))
+        self.machine, self.job, self.attempt = SumCoordinator(self.plan), job, attempt
         return {k: self.invitation(k, members, attempt, job, version) for k in members}
 
     def phase(self, asked):
@@ -121,7 +136,8 @@ def lies():
     yield "threshold", {"threshold": 2}, f"threshold of the sum is 2 in the invitation and 3 {own}"
     yield "degree", {"degree": 2}, f"degree of the sum is 2 in the invitation and 4 {own}"
     yield "cut off", {"content": b"\5\0\0\0"}, "was cut off"
-    members, one = struct.pack("<6I", 5, *range(5)), struct.pack("<IH", 1, 1) + b"x"
+    members = struct.pack("<6I", 5, *range(5)) + packed_orders(orders_of())
+    one = struct.pack("<IH", 1, 1) + b"x"
     yield "members out of order", {"content": struct.pack("<6I", 5, 0, 1, 2, 4, 3)}, "twice, out of order, or beyond"
     yield "a credential twice", {"content": members + one + one}, "a credential of agent 1 twice"
     yield "a credential cut off", {"content": members + one[:-1]}, "a credential of agent 1 twice, of nobody, or cut"
@@ -142,11 +158,85 @@ def test_agents_that_were_sent_other_parameters_do_not_add(hub):
     asked, other = hub.begin(), bytes(32).hex()
     adverts = [decoded(hub.sites[k].reply(asked[k]).content, hub.plan) for k in range(4)]
     reply = hub.sites[4].reply(hub.invitation(4, broadcast=other))
-    adverts.append(decoded(reply.content, TERMS.plan(7, other, 0, tuple(range(AGENTS)))))
-    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[1:]))
+    adverts.append(decoded(reply.content, TERMS.plan(7, other, 0, orders_of())))
+    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts[1:])
+    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts[1:]), tags)
     reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, hub.plan)))
     assert isinstance(reply, Declined)
-    assert "The signature under the advert of agent 4 is wrong" in reply.reason
+    assert "The tag of the advert of agent 4 is wrong" in reply.reason
+
+
+ONE = [0.0, 0.0, 0.0, 1.0, 0.0]
+"""The attack: with SCAFFOLD, the sum of statistics is that of agent 3, as the others multiply theirs by zero."""
+
+
+def ordered(hub, orders):
+    """Agents that have trained by these orders."""
+    for site in hub.sites:
+        site.kept = site.kept._replace(order=tuple(orders[site.number]))
+
+
+def test_a_coordinator_that_orders_a_share_for_one_agent_alone_is_declined_by_all(hub):
+    attack = orders_of(shares=ONE)
+    ordered(hub, attack)
+    for site in hub.sites:
+        reply = site.reply(hub.invitation(site.number, orders=attack))
+        assert isinstance(reply, Declined)
+        assert re.search(r"Agent \d was ordered \d local steps with the share [01], and by the rule", reply.reason)
+
+
+def test_a_coordinator_that_hides_this_behind_regular_orders_is_declined_by_those_who_know_their_own(hub):
+    ordered(hub, orders_of(shares=ONE))
+    replies = [site.reply(hub.invitation(site.number)) for site in hub.sites]
+    assert all(isinstance(reply, Declined) for reply in replies)
+    assert "The order (local steps, share) of the sum is (1, 0.1" in replies[0].reason
+    assert "(1, 0.0) at this agent" in replies[0].reason
+
+
+def test_a_coordinator_that_shows_each_agent_other_orders_has_no_adverts_for_them(hub):
+    """Agent 0 takes one step, as all but agent 3 are said to; the others are shown another list."""
+    asked, own = hub.begin(), orders_of(steps=(1, 1, 1, 2, 1))
+    hub.sites[0].kept = hub.sites[0].kept._replace(order=tuple(own[0]))
+    replies = {k: hub.sites[k].reply(asked[k]) for k in (1, 2, 3, 4)}
+    other = hub.sites[0].reply(hub.invitation(0, orders=own))
+    assert isinstance(other, SumReply)
+    adverts = [decoded(reply.content, hub.plan) for reply in replies.values()]
+    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts)
+    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts), tags)
+    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, TERMS.plan(7, HEARD.hex(), 0, own))))
+    assert isinstance(reply, Declined)
+    assert "The tag of the advert of agent 1 is wrong" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("orders", "agents"),
+    [
+        (orders_of(), AGENTS),
+        (orders_of((0, 2, 4)), AGENTS),
+        (orders_of(steps=(1, 1, 1, 1, 1)), AGENTS),
+        ({k: JobOrder(2, float(np.float32(1 / 30_000))) for k in range(20)}, 30_000),
+    ],
+)
+def test_orders_by_the_rule_are_accepted(orders, agents):
+    check_orders(orders, agents, WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("orders", "agents", "sentence"),
+    [
+        (orders_of(shares=[*[1e-9] * 4, 1.0]), AGENTS, "with the share 1e-09, and by the rule"),
+        (orders_of(shares=[0.2] * 5), AGENTS, "with the share 0.2, and by the rule"),  # as if all took as many steps
+        (orders_of(shares=[2 * x.share for x in orders_of().values()]), AGENTS, "among 5 agents is 0.1 beside"),
+        (orders_of(shares=[x.share / 2 for x in orders_of().values()]), AGENTS, "and by the rule"),
+        (orders_of((0, 2), shares=[0.1 / 2, 0, 0.3 / 2, 0, 0]), AGENTS, "and by the rule"),
+        (orders_of(shares=[float("nan")] * 5), AGENTS, "with the share nan, and by the rule"),
+        (orders_of() | {4: JobOrder(0, 0.1)}, AGENTS, "ordered 0 local steps, and this federation takes 1 to 3"),
+        (orders_of() | {4: JobOrder(4, 0.1)}, AGENTS, "ordered 4 local steps, and this federation takes 1 to 3"),
+    ],
+)
+def test_orders_against_the_rule_are_refused(orders, agents, sentence):
+    with pytest.raises(SecureSumError, match=sentence):
+        check_orders(orders, agents, WEIGHTS)
 
 
 @pytest.mark.parametrize("members", [(0, 1), (1, 2, 3), (0, 1, 2, 3, 9)])
@@ -168,7 +258,7 @@ def test_a_credential_of_another_authority_is_declined(hub, certificates, tmp_pa
 
 def test_a_missing_credential_is_declined(hub):
     whole = hub.invitation(0)
-    cut = whole._replace(content=whole.content[: 4 + 4 * AGENTS])
+    cut = whole._replace(content=whole.content[: 4 + (4 + ORDER.size) * AGENTS])
     assert "without a credential of agent 0" in hub.sites[0].reply(cut).reason
 
 

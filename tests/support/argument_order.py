@@ -14,10 +14,14 @@ ROLES = {
         *("agents", "ids", "number", "selected", "left", "steps", "start", "message"),
     },
     STATE: {"state", "server_state", "agent_state", "memory"},
-    VALUE: {"action", "update", "updates", "experience", "reports", "sizes", "trained", "total", "value"},
+    VALUE: {"action", "update", "updates", "experience", "reports", "sizes", "trained", "total", "value", "present"},
 }
 ORDERS: dict[str, dict[str, str]] = {
-    "Environment": {"reset": "noise params", "step": "noise params state action"},
+    "Environment": {
+        "reset": "noise params",
+        "step": "noise params state action",
+        "attend": "params state present",
+    },
     "Learner": {
         "init": "key env_params",
         "collect": "key state",

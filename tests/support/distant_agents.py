@@ -111,7 +111,8 @@ class DistantAgent:
         """Its answer in a secure sum."""
         (job, version), turn, broadcast = *self.kept, self.broadcast
         vector = b"" if turn.vector is None else turn.vector.tobytes()
-        return self.sums.reply(message, Kept(self.run, job, version, vector=vector, broadcast=broadcast))
+        kept = Kept(self.run, job, version, vector=vector, broadcast=broadcast, order=self.order)
+        return self.sums.reply(message, kept)
 
     async def answer(self, link: Any, answer: Answer) -> None:
         """Send the update that was asked for."""
@@ -137,7 +138,7 @@ class DistantAgent:
             order = Order(task.version, task.cohort, task.steps, task.share)
             found = await asyncio.to_thread(self.half.train, self.run, broadcast, order)
             self.run, self.kept = found.run, (known, found)
-            self.broadcast = self.half.digest_of(broadcast)
+            self.broadcast, self.order = self.half.digest_of(broadcast), (task.steps, task.share)
             self.trained.append(known)
         act = self.behaviour.get("act")
         if act is not None and await act(self, link, task):

@@ -17,6 +17,8 @@ from fedrl.runs.policy_file import COMMON, facts_of, metadata_of
 
 PPO: dict[str, Any] = {"name": "ppo", "network": {"name": "mlp", "hidden": [16, 16]}}
 GRID = {"name": "gridworld", "layout": "S..G", "max_steps": 20}
+PLANES = {"name": "gymnasium", "id": "tests.support.choices:Planes", "max_steps": 8}
+CONVOLUTIONS = {"name": "conv", "channels": [3, 4], "kernel": 2, "stride": 2, "hidden": [8]}
 CASES: dict[str, tuple[Any, Any]] = {
     "softmax": ("cartpole", PPO),
     "reinforce": (
@@ -39,14 +41,26 @@ CASES: dict[str, tuple[Any, Any]] = {
     "one-hot": (GRID, PPO),
     "table": (GRID, {"name": "q_table"}),
     "personal": ("cartpole", {"name": "personal", "learner": PPO, "local": ["actor"]}),
+    "bounded logits": (
+        "cartpole",
+        {"name": "ppo", "network": {"name": "mlp", "hidden": [16], "activation": "relu", "output_activation": "tanh"}},
+    ),
+    "bounded means": ("pendulum", {"name": "a2c", "network": {"name": "mlp", "output_activation": "tanh"}}),
+    "planes": (PLANES, {"name": "normalize", "learner": {"name": "ppo", "network": CONVOLUTIONS}}),
     "interpolated": ("cartpole", {"name": "interpolate", "learner": PPO}),
 }
 """Environment and learner of each; all have two seeds and three agents."""
+CHOOSING = {"name": "gymnasium", "id": "tests.support.choices:Choosing", "max_steps": 8}
+CHOICES: dict[str, tuple[Any, Any]] = {
+    kind: ({**CHOOSING, "options": {"kind": kind}}, {"name": "normalize", "learner": PPO})
+    for kind in ("multi_discrete", "dict")
+}
+"""Others, whose actions are several choices at once."""
 
 
 def made_policy(path: Path, case: str, **changes: Any) -> Path:
     """Write the run folder of a case."""
-    environment, learner = CASES[case]
+    environment, learner = (CASES | CHOICES)[case]
     data = {
         "name": case,
         "seeds": 2,

@@ -12,7 +12,7 @@ from fedrl.secure.identity import Identity, new_identities
 
 
 def phases_of(plan: SumPlan) -> tuple[str, ...]:
-    return PHASES if plan.verified else tuple(phase for phase in PHASES if phase != "signatures")
+    return PHASES if plan.verified else tuple(phase for phase in PHASES if phase != "tags")
 
 
 def has_to_complete(plan: SumPlan, leaves: Mapping[int, str]) -> bool:
@@ -28,7 +28,7 @@ def has_to_complete(plan: SumPlan, leaves: Mapping[int, str]) -> bool:
         enough = {agent for agent in there[-1] if len(near[agent] & there[-1]) >= plan.threshold}
         there.append(enough - gone)
         if phase != "opening" and len(there[-1]) < (
-            plan.threshold if phase == "signatures" else max(plan.threshold, plan.minimum)
+            plan.threshold if phase == "tags" else max(plan.threshold, plan.minimum)
         ):
             return False
     sent, included, opening = there[2], there[3], there[-1]
@@ -75,7 +75,7 @@ class Halted(NamedTuple):
             "adverts": machine.advert,
             "shares": lambda: machine.share(shown),
             "masked": lambda: machine.mask(shown, self.values[list(self.agents).index(agent)]),
-            "signatures": lambda: machine.agree(shown),
+            "tags": lambda: machine.agree(shown),
             "opening": lambda: machine.open(shown),
         }
         return steps[self.coordinator.phase]()
@@ -93,7 +93,7 @@ def halted(phase: str, plan: SumPlan, identities: Mapping[int, Identity] | None 
     rng = np.random.default_rng(7)
     values = rng.integers(0, 2**32, (len(plan.members), plan.size), dtype=np.uint32)
     agents = {agent: SumAgent(identities[agent], plan) for agent in plan.members}
-    coordinator = SumCoordinator(plan, identities[plan.members[0]].directory)
+    coordinator = SumCoordinator(plan)
     there = Halted(agents, coordinator, dict.fromkeys(plan.members), values)
     while there.coordinator.phase != phase:
         there = there.finish()

@@ -60,11 +60,11 @@ class Tuples(Walk):
 
 
 class Pairs(Walk):
-    """Takes two actions at once."""
+    """Takes as many actions at once as the agent likes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.action_space = gym.spaces.MultiDiscrete([2, 2])
+        self.action_space = gym.spaces.Sequence(gym.spaces.Discrete(2))
 
 
 class Far(Walk):
@@ -93,6 +93,56 @@ class Telling(Walk):
         return observation, reward, over, cut, info | ({"right": np.bool_(self.x > 0)} if over or not self.left else {})
 
 
-for walk, limit in ((Walk, 7), (Noisy, 9), (Broken, 7), (Tuples, 7), (Pairs, 7), (Far, 7), (Telling, 7)):
+class Words(gym.Space):
+    """A space of texts of its own, as MiniGrid's missions have: no Text, and nothing that Gymnasium can flatten."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype=str)
+
+    def sample(self, mask=None, probability=None):
+        return "go"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+
+class Mission(Walk):
+    """Sees its place, and is told in words what to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inner = gym.spaces.Dict({"hint": gym.spaces.Text(9), "signs": gym.spaces.MultiBinary(3)})
+        self.observation_space = gym.spaces.Dict({"place": self.observation_space, "mission": Words(), "told": inner})
+
+    def reset(self, *, seed=None, options=None):
+        return self._seen(super().reset(seed=seed)[0]), {}
+
+    def step(self, action):
+        place, *rest = super().step(action)
+        return self._seen(place), *rest
+
+    def _seen(self, place):
+        return {"place": place, "mission": "go right", "told": {"hint": "now", "signs": np.int8([1, 0, 1])}}
+
+
+class Talk(Walk):
+    """Sees nothing but words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Dict({"mission": Words()})
+
+
+for walk, limit in (
+    (Walk, 7),
+    (Noisy, 9),
+    (Broken, 7),
+    (Tuples, 7),
+    (Pairs, 7),
+    (Far, 7),
+    (Telling, 7),
+    (Mission, 7),
+    (Talk, 7),
+):
     gym.register(f"{walk.__name__}-v0", entry_point=f"tests.support.walks:{walk.__name__}", max_episode_steps=limit)
 gym.register("Endless-v0", entry_point="tests.support.walks:Walk")

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnax import make
+from gymnax.environments import spaces
 
 from fedrl.core.errors import ConfigError
 from fedrl.environments.adapters import gymnax
 from fedrl.environments.classic.cartpole import cartpole
 from fedrl.learners.parts.rollout import Sampler, collect, start
+from fedrl.runs.spaces import gymnasium_spaces
 
 
 def test_cartpole_goes_where_ours_goes():
@@ -79,3 +82,24 @@ def test_states_keep_their_types_from_step_to_step():
 def test_an_unknown_environment_is_refused_with_the_nearest_one():
     with pytest.raises(ConfigError, match=r"Did you mean 'CartPole-v1'\?"):
         gymnax("CartPole-v2")
+
+
+def test_each_entry_keeps_its_own_bounds():
+    seen, done = gymnasium_spaces(gymnax("Pendulum-v1"))
+    np.testing.assert_array_equal(seen.high, np.float32([1.0, 1.0, 8.0]))
+    np.testing.assert_array_equal(done.low, np.float32([-2.0]))
+
+
+def test_each_entry_of_an_action_is_clipped_to_its_own_bounds(monkeypatch):
+    high = np.float32([1.0, 0.1])
+    kind = type(make("Reacher-misc")[0])
+    monkeypatch.setattr(kind, "action_space", lambda self, params=None: spaces.Box(-high, high, (2,), jnp.float32))
+    environment = gymnax("Reacher-misc")
+    np.testing.assert_array_equal(environment.gymnasium_spaces[1].high, high)
+    _, state = environment.reset(jax.random.key(0), environment.params)
+
+    def reached(action):
+        return environment.step(jax.random.key(1), environment.params, state, jnp.asarray(action))[0].observation
+
+    np.testing.assert_array_equal(reached(high), reached(high + 5.0))
+    assert np.abs(np.asarray(reached(high) - reached(np.float32([1.0, 0.0])))).max() > 1e-6

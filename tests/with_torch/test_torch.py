@@ -10,8 +10,9 @@ import torch
 
 import fedrl
 from fedrl.core.errors import RunError
+from fedrl.environments.adapters.entries import entries_of
 from fedrl.runs.export import forms
-from tests.support.made_policies import CASES, made_policy
+from tests.support.made_policies import CASES, CHOICES, made_policy
 
 AGENT = {"personal": 1, "interpolated": 2}
 
@@ -43,6 +44,18 @@ def test_the_program_does_what_the_policy_does(tmp_path, case):
             scores, expected = (np.log(np.maximum(each, 1e-30)) for each in (scores, expected))
         if case != "table":
             assert np.abs(scores - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", CHOICES)
+def test_a_program_of_choices_at_once_has_an_entry_for_each_of_them(tmp_path, kind):
+    policy = fedrl.load(made_policy(tmp_path / "run", kind), seed=1, trust=True)
+    assert policy.export(tmp_path / "policy.pt2").difference <= 1e-6
+    module: Any = torch.export.load(tmp_path / "policy.pt2").module()
+    seen = (1.5 * np.random.default_rng(11).standard_normal((1000, 8))).astype(np.float32)
+    actions, _ = (each.detach().numpy() for each in module(torch.from_numpy(seen)))
+    apart = np.abs(actions - entries_of(policy.action_space, policy.predict(seen))) > 1e-4
+    assert apart.any(1).mean() < 0.01
 
 
 @pytest.mark.filterwarnings("ignore")

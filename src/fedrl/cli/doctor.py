@@ -16,6 +16,11 @@ WIDTH = 17
 """Width of the longest name, `extra tensorboard`."""
 EXTRAS = {
     "gymnax": "gymnax",
+    "jaxmarl": "jaxmarl",
+    "pettingzoo": "pettingzoo",
+    "jumanji": "jumanji",
+    "brax": "brax",
+    "playground": "mujoco_playground",
     "box2d": "Box2D",
     "tensorboard": "tensorboardX",
     "ray": "ray",

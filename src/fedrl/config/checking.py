@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from fedrl.config.coordination import measure_names
 from fedrl.config.measures import check_shown
-from fedrl.core.environment import HostEnvironment
+from fedrl.core.environment import HostEnvironment, may_fail
 from fedrl.core.errors import ConfigError
 from fedrl.core.reports import NEEDS
 from fedrl.engines.combinations import check
+from fedrl.engines.common_worlds import check_together
 from fedrl.engines.executors.programs import metric_names
 from fedrl.engines.messages import messages
 from fedrl.engines.program_cache import shapes
@@ -36,11 +37,13 @@ def check_experiment(experiment: Experiment) -> None:
     if experiment.config.tensorboard:
         check_installed()
     chosen, environment = experiment.config.on_environment_error, experiment.environment
-    if chosen != "leave-out" and not isinstance(environment, HostEnvironment):
+    if chosen != "leave-out" and not may_fail(environment):
         raise ConfigError(
             f"on_environment_error is {chosen!r}, and {environment!r} runs inside compiled programs, where no "
             "environment can raise or hang. Leave it out; it is for environments of Gymnasium."
         )
+    if experiment.executor is not None:
+        check_together(experiment.methods[0].federation, "in worker processes")
     measure_names(experiment.learner, experiment.coordination)
     for method in experiment.methods:
         agents = len(method.local_steps)

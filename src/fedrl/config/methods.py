@@ -12,7 +12,7 @@ import jax
 from fedrl.aggregators import mean
 from fedrl.config import Config, catalogue
 from fedrl.config.catalogue import Table
-from fedrl.core.environment import AnyEnvironment
+from fedrl.core.environment import AnyEnvironment, common_of
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import PyTree
@@ -95,6 +95,12 @@ def _pooled(
 ) -> Method:
     """Return the centralised method: one learner with as many environment copies as all agents have together."""
     assert isinstance(config.learner, Mapping)
+    if common_of(environment) is not None:
+        raise ConfigError(
+            f"baselines.centralised is true, and in {environment!r} each agent is one player, so a single learner that "
+            "acts for all of them is no agent of it. Set baselines.centralised = false, and train that learner in a "
+            "run of the world itself."
+        )
     table = _without_pull(_shared(config.learner, environment))
     # A wrapper that is removed may have changed the number of samples, hence the quotient instead of `len(steps)`.
     wider = _multiplied(table, len(steps) * learner.samples // _built(table, environment).samples)

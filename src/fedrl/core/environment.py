@@ -17,7 +17,7 @@ of these arrays. Its episodes begin and end for all players at once; a player ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
@@ -93,14 +93,93 @@ class Box:
     dtype = jnp.float32
 
 
+MOST = 2**24
+"""The most values of a discrete part of a `Product`: float32 has every whole number up to here."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """The space of actions that are several choices at once, such as an acceleration and a change of lane.
+
+    An action is one flat array of the entries of all parts, in their order: int32 if every part is discrete, else
+    float32, in which the entries of discrete parts are whole numbers. So whatever stores, shuffles or sends actions
+    handles one array, as for other spaces; `split` returns the parts.
+
+    Attributes:
+        parts: The spaces of the choices.
+
+    Raises:
+        ConfigError: There are no parts, a part is no `Discrete` or `Box` with an entry, or a discrete one has more than
+            2^24 values.
+
+    >>> space = Product((Discrete(3), Box((2,), -1.0, 1.0)))
+    >>> space.shape, space.dtype.__name__
+    ((3,), 'float32')
+    >>> lane, force = space.split(jnp.array([2.0, 0.5, -0.25]))
+    >>> int(lane), force.tolist()
+    (2, [0.5, -0.25])
+    """
+
+    parts: tuple[Discrete | Box, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        for part in self.parts:
+            if not isinstance(part, Discrete | Box) or 0 in part.shape:  # type: ignore[redundant-expr]
+                raise ConfigError(
+                    f"{part} is a part of a Product, whose parts are Discrete or Box with at least one entry. Give "
+                    "the parts of a product inside of it one by one, and leave out those without entries."
+                )
+            if isinstance(part, Discrete) and not 0 < part.n <= MOST:
+                raise ConfigError(
+                    f"{part} is a part of a Product, and float32 has the whole numbers up to {MOST} only. Split it "
+                    "into several choices."
+                )
+        if not self.parts:
+            raise ConfigError("A Product has no parts, so there is nothing to decide. Give it at least one.")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Return the number of entries of each part."""
+        return tuple(math.prod(part.shape) for part in self.parts)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one element, all entries in a row."""
+        return (sum(self.sizes),)
+
+    @property
+    def dtype(self) -> Any:
+        """Return int32 if every part is discrete, else float32."""
+        return jnp.int32 if all(isinstance(part, Discrete) for part in self.parts) else jnp.float32
+
+    def split(self, action: jax.Array) -> tuple[jax.Array, ...]:
+        """Return the parts of an action, or of a batch `[entries, *batch]`: `[*part, *batch]` each."""
+        found, first = [], 0
+        for part, size in zip(self.parts, self.sizes, strict=True):
+            entries = action[first : first + size]
+            found.append(entries.reshape(*part.shape, *action.shape[1:]).astype(part.dtype))
+            first += size
+        return tuple(found)
+
+    def join(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """Return the action, or the batch of actions, with these parts, the inverse of `split`."""
+        rows = [
+            x.reshape(size, *x.shape[len(part.shape) :]).astype(self.dtype)
+            for x, part, size in zip(parts, self.parts, self.sizes, strict=True)
+        ]
+        return jnp.concatenate(rows)
+
+
 Space: TypeAlias = Discrete | Box
+ActionSpace: TypeAlias = Discrete | Box | Product
 
 
 class Spaces(NamedTuple):
     """The spaces of an environment's observations and actions; in a world, of those of each player."""
 
     observation: Space
-    action: Space
+    action: ActionSpace
 
 
 class Picture(NamedTuple):
@@ -120,11 +199,11 @@ class Overview(NamedTuple):
 
     Attributes:
         space: The space of what it sees.
-        see: `(params, state) -> [features]`.
+        see: `(params, state) -> [features]`; None in a host environment, whose copies say it (`Instances.overview`).
     """
 
     space: Box
-    see: Callable[[PyTree, State], jax.Array]
+    see: Callable[[PyTree, State], jax.Array] | None = None
 
 
 class Variants(NamedTuple):
@@ -162,6 +241,12 @@ class Environment:
         players: The number of players of a world; `step` then takes the action of each, `[*action, players]`. None for
             a single agent.
         overview: What an observer of the whole world sees, if training may read that.
+        attend: `(params, state, present) -> (observation, state)` of a world in which those of the mask `present`,
+            `[players]`, take part from now on, and the others are not there: nobody meets or sees them, and they do not
+            count in rewards. `reset` begins with all players. None if the world needs all of its players.
+        gymnasium_spaces: Its observation and action spaces as Gymnasium has them, where each entry has bounds of its
+            own; None where `spaces` says it all.
+        notes: What a user has to be told of it before a run, a sentence each.
         call: The constructor call that made the environment.
     """
 
@@ -179,7 +264,23 @@ class Environment:
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     players: int | None = None
     overview: Overview | None = None
+    attend: Callable[[PyTree, State, jax.Array], tuple[jax.Array, State]] | None = None
+    gymnasium_spaces: tuple[Any, Any] | None = None
+    notes: tuple[str, ...] = ()
     call: Call | None = None
+
+
+class CommonWorld(NamedTuple):
+    """A world whose players are the agents of a federation, the first player the first agent.
+
+    Attributes:
+        world: The world.
+        leaves: Whether an agent that does not train is out of the world meanwhile. Otherwise its player acts on, with
+            the parameters that the agent holds.
+    """
+
+    world: Environment
+    leaves: bool = False
 
 
 @record
@@ -199,7 +300,13 @@ class HostEnvironment:
             data type; None for an environment that is not of Gymnasium.
         choices: The parameters that are numbers of values which are none, such as strings: a fleet lists the values.
         open_rendered: `params -> ` one open Gymnasium environment that draws itself (render_mode "rgb_array"), for the
-            parameters of one agent; None for an environment that can't be drawn.
+            parameters of one agent; of a world, one copy with the methods of `Instances` and `render`. None for an
+            environment that can't be drawn.
+        notes: What a user has to be told of it before a run, a sentence each.
+        players: The number of players of a world; `spaces` are then those of each. None for a single agent.
+        overview: What an observer of the whole world sees, if training may read that.
+        common: The world whose players are the agents; its copies are those of all agents together, and a row is a
+            player. None if each agent has environments of its own.
         call: The constructor call that made the environment.
     """
 
@@ -212,6 +319,10 @@ class HostEnvironment:
     gymnasium_spaces: tuple[Any, Any] | None = None
     choices: tuple[str, ...] = ()
     open_rendered: Callable[[PyTree], Any] | None = None
+    common: CommonWorld | None = None
+    notes: tuple[str, ...] = ()
+    players: int | None = None
+    overview: Overview | None = None
     call: Call | None = None
 
 
@@ -231,6 +342,16 @@ def compiled(environment: AnyEnvironment) -> Environment:
             "Run it with the executor fedrl.engines.executors.host.Host, the default for it."
         )
     return environment
+
+
+def common_of(environment: AnyEnvironment) -> CommonWorld | None:
+    """Return the world that the agents have in common; None if each has environments of its own."""
+    return environment.common if isinstance(environment, HostEnvironment) else None
+
+
+def may_fail(environment: AnyEnvironment) -> bool:
+    """Return whether an environment is stepped by another library: it may raise, and its state can't be saved."""
+    return isinstance(environment, HostEnvironment) and environment.common is None
 
 
 def draw_nothing(key: Key, batch: tuple[int, ...]) -> Noise:

@@ -61,6 +61,7 @@ REASONS = {
     "in the clear": "A message that depends on private data is sent outside what noise or a hidden sum protects.",
     "unbounded": "Noise is added, and nothing bounds the contribution of one agent or one trajectory, or the divisor.",
     "momentum": "Agents extrapolate along a momentum that the server does not have.",
+    "no rounds": "Players are present or absent for a round, and a schedule merges updates as they arrive.",
     "no time": "Without a clock all updates arrive at once, and the lowest-numbered agents would fill every merge.",
 }
 """Why two parts of a simulation exclude each other, keyed by `UnsoundError.reason`; all reasons are mathematical."""

@@ -2,7 +2,8 @@
 
     reset(seeds, active) --> observation          step(action, active) --> HostStep          failed: of the last call
 
-Arrays are NumPy arrays with the environment copies on the first axis. They are reused: valid until the next call.
+Arrays are NumPy arrays with the environment copies on the first axis, in a world with the players on the second one.
+They are reused: valid until the next call.
 
 A copy that raises, hangs, ends its process or returns nonsense is in `failed`, and the others continue. Its rows are
 undefined until its next reset, which opens it anew.
@@ -36,13 +37,18 @@ class HostStep(NamedTuple):
     """The outcome of one step of all environment copies. Where an episode ended, the next one has begun.
 
     Attributes:
-        observation: The current observations, `[num_envs, *features]`, after any reset.
-        reward: `[num_envs]` float32, the rewards of the transitions.
+        observation: The current observations, `[num_envs, *features]`, after any reset; in a world
+            `[num_envs, players, *features]`.
+        reward: `[num_envs]` float32, the rewards of the transitions; in a world `[num_envs, players]`.
         terminated: `[num_envs]` bool, whether the episode ended in a terminal state.
         truncated: `[num_envs]` bool, whether the episode was cut off. False where it also terminated.
         next_observation: The observations that the transitions reached, before any reset.
         measures: The quantities from which `Environment.measures` are computed, keyed by name, each `[num_envs]`
             float32. Those counted at the end of an episode are undefined in other steps.
+        alive: `[num_envs, players]` bool, which players of a world are alive after the transition, before any reset.
+            What a player observes and is rewarded after its death is ignored. None if no player ever dies.
+        next_overview: `[num_envs, features]`, what an observer of the world saw after the transition, before any reset;
+            None without an overview.
     """
 
     observation: np.ndarray
@@ -51,6 +57,8 @@ class HostStep(NamedTuple):
     truncated: np.ndarray
     next_observation: np.ndarray
     measures: Mapping[str, np.ndarray] = {}
+    alive: np.ndarray | None = None
+    next_overview: np.ndarray | None = None
 
 
 @runtime_checkable
@@ -60,6 +68,9 @@ class Instances(Protocol):
     Attributes:
         name: Name of the environment, such as its id.
         failed: The copies that failed in the last call, by their row.
+
+    The copies of a world with an overview also have the attribute `overview`, `[num_envs, features]`: what an observer
+    of each of them sees now.
     """
 
     name: str

@@ -44,8 +44,9 @@ class Stream(IntEnum):
     Of a run: SERVER (), AGENTS (agent, number of restarts), TRAINING (version, agent, how often it has received that
     version before), ACTING (version, agent, again, local step) and () for a trained policy, EPISODES (version, agent,
     again, local step, environment copy), BEGINNING (rounds trained, agent, environment copy), BROKEN (the same), ANEW
-    (number of restarts, agent, environment copy), SELECTION (), GROUPS (version), EVALUATION () and
-    (agent, episode), FLEET (), TUNING (number), SECRET (kind of party, level, number).
+    (number of restarts, agent, environment copy), SELECTION (), GROUPS (version), EVALUATION () and (agent, episode),
+    FLEET (), TUNING (number), WORLD () and (rounds trained, local step) of a common world, ABSENT (rounds trained,
+    agent, local step) of agents that act in it without a job, SECRET (kind of party, level, number).
 
     Of a secret: ENCODE (version, again, consensus step), RULE (version), FINISH (version), DOWN (version, again).
 
@@ -72,6 +73,8 @@ class Stream(IntEnum):
     NOISE = 17
     SAMPLING = 18
     GROUPS = 19
+    WORLD = 20
+    ABSENT = 21
 
 
 Root = bytes

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from fedrl.core.component import Call, record
 from fedrl.core.double import Double
-from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Space
+from fedrl.core.environment import ActionSpace, AnyEnvironment, HostEnvironment
 from fedrl.core.errors import UnsoundError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.measures import RETURN, Measure, Measures
@@ -121,7 +121,7 @@ class Learner:
         restore: `(state, params) -> state` whose `policy` is `params`, the parameters of a trained policy. None if
             `adopt` replaces all of them.
         probabilities: `(params, observation) -> [actions, num_envs]`, the probability with which `act` takes each
-            action when it does not act greedily. None if actions are not discrete.
+            action when it does not act greedily. None if the space of actions is not `Discrete`.
         measures: How to read the entries of its metrics, keyed by name: see `fedrl.core.measures`. The measures of the
             environment are not repeated here.
         gamma: The discount factor of the return that it maximises. None if it has none.
@@ -272,12 +272,10 @@ def draws_noise(learner: Learner) -> bool:
 
 def _reads(learner: Learner, entry: str, of_gradient: bool = False) -> bool:
     """Return whether the traced program of `learn`, or of `gradient`, takes an entry of its context as an input."""
-    # A world's trajectory has as many rows as players, and perhaps an overview: its learner collects it itself.
-    in_world = isinstance(learner.environment, Environment) and learner.environment.players is not None
 
     def begun(key: Key) -> tuple[PyTree, Params, Experience]:
         state = learner.init(key, learner.environment.params)
-        gathered = _blank(learner) if learner.horizon and not in_world else learner.collect(key, state)[0]
+        gathered = _blank(learner) if learner.horizon else learner.collect(key, state)[0]
         return state, learner.params(state), gathered
 
     key = jax.random.key(0)
@@ -299,13 +297,18 @@ def _reads(learner: Learner, entry: str, of_gradient: bool = False) -> bool:
 
 def _blank(learner: Learner) -> Trajectory:
     """Return a trajectory of zeros with the shapes that the learner takes."""
-    time, num_envs, (seen, done) = learner.horizon, learner.num_envs, learner.environment.spaces
+    time, environment = learner.horizon, learner.environment
+    num_rows, (seen, done) = learner.num_envs * (environment.players or 1), environment.spaces
 
-    def zeros(space: Space) -> jax.Array:
-        return jnp.zeros((time, *space.shape, num_envs), space.dtype)
+    def zeros(space: ActionSpace) -> jax.Array:
+        return jnp.zeros((time, *space.shape, num_rows), space.dtype)
 
-    nothing = jnp.zeros((time, num_envs), bool)
-    return Trajectory(zeros(seen), zeros(done), jnp.zeros((time, num_envs)), nothing, nothing, zeros(seen))
+    nothing, above = jnp.zeros((time, num_rows), bool), None
+    if learner.reads_overview and environment.overview is not None:
+        above = jnp.zeros((time, *environment.overview.space.shape, learner.num_envs))
+    alive = None if environment.players is None else nothing
+    reward = jnp.zeros((time, num_rows))
+    return Trajectory(zeros(seen), zeros(done), reward, nothing, nothing, zeros(seen), alive, above, above)
 
 
 def parameters_of(learner: Learner) -> Params:

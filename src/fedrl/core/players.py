@@ -85,14 +85,14 @@ def copies_of(environment: Environment, axis: int | None, num_envs: int) -> Envi
         observation, reached = rows(before.observation, players), rows(timestep.observation, players)
         return Trajectory(observation, action, rows(timestep.reward, players), over, cut, reached, alive)
 
-    above = environment.overview
-    overview = None if above is None else jax.vmap(above.see, (axis, -1), -1, axis_size=num_envs)
+    above = None if environment.overview is None else environment.overview.see
+    overview = None if above is None else jax.vmap(above, (axis, -1), -1, axis_size=num_envs)
     return EnvironmentCopies(reset, step, transition, overview)
 
 
 def players_of(environment: AnyEnvironment) -> int | None:
     """Return the number of players; None for an environment with a single agent."""
-    return environment.players if isinstance(environment, Environment) else None
+    return environment.players
 
 
 def rows_of(environment: AnyEnvironment, num_envs: int) -> int:

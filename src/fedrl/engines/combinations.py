@@ -19,6 +19,7 @@ from fedrl.core.component import written
 from fedrl.core.errors import ConfigError, UnsoundError
 from fedrl.core.learner import check_gathers, follows_corrections
 from fedrl.core.summation import hidden, opens_by_protocol
+from fedrl.engines.common_worlds import check_common_world
 from fedrl.engines.messages import Messages, messages
 from fedrl.engines.momentum import normalized_alpha
 from fedrl.engines.soundness import check_private
@@ -57,6 +58,7 @@ def check(
         check_hangs(clock, scheduler.schedule, len(replace(scheduler, group=group).first_cohort(agents)))
         _check_faults(federation, topology, clock)
     check_gathers(federation.learner)
+    check_common_world(federation, agents, scheduler)
     check_private(federation, agents, topology, scheduler)
     _check_room(federation, agents, scheduler)
     _check_schedule(federation, scheduler.schedule, agents)

@@ -55,7 +55,7 @@ def unusable(seen: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]
     """
     reward = ~np.isfinite(seen["reward"])
     if reward.any():
-        yield "reward", reward
+        yield "reward", reward.reshape(*reward.shape[:2], -1).any(-1)
     for name in ("next_observation", "observation"):
         array = seen[name]
         # The sum is a tenth of the work, and only NaN can make NaN of finite numbers or of infinities.
@@ -68,7 +68,8 @@ def unusable(seen: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]
 def not_finite(environment: str, name: str, wrong: np.ndarray | np.floating) -> Failure:
     """Return the failure of an environment that returned a number that is not finite."""
     if name == "reward":
-        return Failure(environment, "step", f"returned the reward {wrong:g}, which is not finite")
+        value = np.extract(~np.isfinite(wrong), wrong)[0]
+        return Failure(environment, "step", f"returned the reward {value:g}, which is not finite")
     entry = np.flatnonzero(np.isnan(wrong).reshape(-1))[0]
     return Failure(environment, "step", f"returned an observation of which entry {entry} is not finite")
 

@@ -43,7 +43,7 @@ from fedrl.secure.groups import partition
 from fedrl.secure.identity import Identity, new_identities
 from fedrl.secure.plan import SumPlan, sum_plan
 from fedrl.secure.sizes import PhaseBytes, additive_phases, encrypted_phases, mask_phases
-from fedrl.secure.vector import parts_of, vector_of
+from fedrl.secure.vector import codes_and_digits, vector_of
 
 LEFT = {"left_sums": Measure("round", "", "lower")}
 """Measure of a protocol: agents that left in the phases of a sum, after they had trained."""
@@ -167,7 +167,7 @@ class SecureSums:
             opened, missing, why, cost = self._carried_out(clock_state, agents, vectors[fits])
             included[fits] = np.isin(agents, () if opened is None else opened.included)
         total = vectors[included].sum(axis=0, dtype=np.int32) if opened is None else opened.total
-        codes, digits = parts_of(np.asarray(total), sums.updates.shape[2])
+        codes, digits = codes_and_digits(np.asarray(total), sums.updates.shape[2])
         # An update beyond the grid is no part of the protocol: its agent says so, and it is named like any other one.
         there = included | ~fits
         whole = sums._replace(updates=codes[None], statistics=digits, reach=sums.reach[there])

@@ -19,6 +19,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.summation import opens_by_protocol
 from fedrl.core.types import PyTree
 from fedrl.engines.combinations import check
+from fedrl.engines.common_worlds import check_together
 from fedrl.engines.executors.executor import Executor
 from fedrl.engines.executors.placement import Placement, executor_of
 from fedrl.engines.executors.records import ExecutorPlan
@@ -59,8 +60,9 @@ def simulate(
         federation: Federation to simulate.
         fleet: Parameters of each agent's environment, with a leading agent axis on every leaf.
         executor: Executor of local work: `fedrl.engines.executors.blocks.Blocks` for compiled blocks, or
-            `fedrl.engines.executors.host.Host` for environments on the host; by default the one for the environment, in
-            this process. `fedrl.engines.distributed.choices.ray()` for either in worker processes.
+            `fedrl.engines.executors.host.Host` for environments on the host, or
+            `fedrl.engines.executors.common_world.Players` for the players of one world; by default the one for the
+            environment, in this process. `fedrl.engines.distributed.choices.ray()` for either in worker processes.
         topology: Topology of the aggregation: `server()` by default, a tree of servers, `gossip(...)` or `isolated()`.
         scheduler: Selection of agents and times of merges: `synchronous()` by default.
         clock: Devices of the agents, for simulated seconds; without a clock, every selected agent answers at once.
@@ -86,6 +88,8 @@ def simulate(
     live = isinstance(executor, Placement) and executor.live
     reproducible = reproducible_noise or (isinstance(executor, Placement) and executor.replayable)
     clock = None if live else clock
+    if isinstance(executor, Placement) and executor.build is not None:
+        check_together(federation, "at sites of their own" if live else "in worker processes")
     check(federation, agents, where, plan, devices_clock() if live else clock)
     wire = messages(federation, fleet)
     # The scale of an update is known at its merge only, so scaled updates are not summed inside a block's program.

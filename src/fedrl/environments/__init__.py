@@ -9,6 +9,7 @@ from fedrl.environments.fleet import fleet, held_out
 from fedrl.environments.heterogeneity import distances_from_mean
 from fedrl.environments.probes import (
     probe_action,
+    probe_choices,
     probe_constant,
     probe_discount,
     probe_match,
@@ -22,7 +23,10 @@ from fedrl.environments.tabular.planning import greedy, model_of, optimal_q, pol
 from fedrl.environments.tabular.random_mdp import random_mdp, random_mdps
 from fedrl.environments.tabular.windy_cliff import windy_cliff, windy_cliffs
 from fedrl.environments.time_limit import time_limit
+from fedrl.environments.traffic.platoon import platoon
+from fedrl.environments.worlds.common_world import common_world
 from fedrl.environments.worlds.foraging import foraging
+from fedrl.environments.worlds.joint_actions import joint_actions
 from fedrl.environments.worlds.matrix_games import (
     climbing,
     exploitability,
@@ -40,6 +44,7 @@ __all__ = [
     "acrobot",
     "cartpole",
     "climbing",
+    "common_world",
     "distances_from_mean",
     "exploitability",
     "fleet",
@@ -47,6 +52,7 @@ __all__ = [
     "greedy",
     "gridworld",
     "held_out",
+    "joint_actions",
     "lqr",
     "lqr_optimum",
     "lqr_policy",
@@ -59,10 +65,12 @@ __all__ = [
     "optimal_q",
     "penalty",
     "pendulum",
+    "platoon",
     "player_returns",
     "policy_return",
     "policy_value",
     "probe_action",
+    "probe_choices",
     "probe_constant",
     "probe_discount",
     "probe_match",

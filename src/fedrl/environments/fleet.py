@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.component import checked
-from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Variants
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Variants, common_of
 from fedrl.core.errors import ConfigError, nearest
 from fedrl.core.ranges import Count, check_ranges
 from fedrl.core.types import Key, PyTree
@@ -68,7 +68,13 @@ def fleet(
     for name, setting in chosen.items():
         if name not in gridded:
             values[name] = values_of(name, setting, agents, defaults[name], key)
+    common = common_of(environment)
     for name, column in values.items():
+        if common is not None and (np.asarray(column) != np.asarray(column)[:1]).any():
+            raise ConfigError(
+                f"{name} is {(settings or {})[name]!r}, which differs between agents, and in {environment!r} they "
+                "are players of one world, which has one value of it. Set one number, for all agents."
+            )
         if name in environment.bounds:
             check_ranges({name: environment.bounds[name]}, {name: column})
     # Computed parameters first: a parameter that is set directly overrides them.
@@ -96,6 +102,12 @@ def held_out(environment: AnyEnvironment, count: int, settings: Mapping[str, Set
     >>> bool((lengths > 0.4).all() and (lengths < 0.8).all())
     True
     """
+    if common_of(environment) is not None:
+        raise ConfigError(
+            f"evaluation.held_out is {count}, and the agents of {environment!r} share one world: its policies are "
+            "evaluated in that world, all players together, and there are no environments of other agents. Set "
+            "evaluation.held_out = 0."
+        )
     choices = environment.choices if isinstance(environment, HostEnvironment) else ()
     for name in set(choices) & set(settings or {}):
         raise ConfigError(

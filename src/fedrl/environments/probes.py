@@ -23,11 +23,12 @@ import jax.numpy as jnp
 
 from fedrl.core.component import component
 from fedrl.core.environment import (
+    ActionSpace,
     Box,
     Discrete,
     Environment,
     Picture,
-    Space,
+    Product,
     Spaces,
     Timestep,
     draw_nothing,
@@ -94,6 +95,21 @@ def probe_target() -> Environment:
     return _probe(Box((1,), -2.0, 2.0), lambda shown, action: -((action[0] - shown) ** 2), signs=True)
 
 
+@component("environment", reference=JONES)
+def probe_choices() -> Environment:
+    """Two choices at once, as in `probe_match` and `probe_target`: tests actors of discrete beside continuous actions.
+
+    The reward is o (2 a_1 - 1) - (a_2 - o)^2 with the observation o, -1 or 1: V = 1.
+    """
+
+    def reward(shown: jax.Array, action: jax.Array) -> jax.Array:
+        match, target = both.split(action)
+        return shown * (2.0 * match - 1.0) - (target[0] - shown) ** 2
+
+    both = Product((Discrete(2), Box((1,), -2.0, 2.0)))
+    return _probe(both, reward, signs=True)
+
+
 @component("environment", reference="Pardo et al. (2018), https://arxiv.org/abs/1712.00378")
 def probe_truncation(max_steps: Count = 1) -> Environment:
     """Reward 1 forever, but every episode is cut off: tests bootstrapping at truncation.
@@ -107,7 +123,7 @@ def probe_truncation(max_steps: Count = 1) -> Environment:
 
 
 def _probe(
-    action: Space, reward: Reward, *, signs: bool = False, steps: int | None = 1, max_steps: int = 10
+    action: ActionSpace, reward: Reward, *, signs: bool = False, steps: int | None = 1, max_steps: int = 10
 ) -> Environment:
     """Build a probe whose reward depends on observation and action.
 

@@ -50,5 +50,13 @@ def time_limit(environment: Environment) -> Environment:
 
     picture, above = environment.picture, environment.overview
     timed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
-    whole = None if above is None else Overview(above.space, lambda params, at: above.see(params, at.state))
-    return replace(environment, reset=reset, step=step, picture=timed, overview=whole)
+    see = None if above is None else above.see
+    whole = above if above is None or see is None else Overview(above.space, lambda params, at: see(params, at.state))
+
+    def attend(params: PyTree, state: Timed, present: jax.Array) -> tuple[jax.Array, Timed]:
+        assert environment.attend is not None
+        observation, inner = environment.attend(params, state.state, present)
+        return observation, Timed(inner, state.steps)
+
+    attending = None if environment.attend is None else attend
+    return replace(environment, reset=reset, step=step, picture=timed, overview=whole, attend=attending)

@@ -168,7 +168,7 @@ class Sites(Executor):
             row = int(jobs.row[i])
             self._received[agent], content = encoded[row]
             tasks.append(self._task(agents.team, distant, agent, content, digests.get(row, b"")))
-        self.roster.begin(ids, distant.jobs[ids], agents.team.steps[ids], time.monotonic())
+        self.roster.begin(ids, distant.jobs[ids], agents.team.steps[ids], time.monotonic(), agents.team.share[ids])
         self.bridge.version = max([self.bridge.version, *agents.team.version[ids].tolist()])
         self.bridge.give(tasks)
         return agents
@@ -372,7 +372,7 @@ class Sites(Executor):
             digest = digest_of(content) if isinstance(content, bytes) else b""
             tasks.append(self._task(team, distant, agent, content, digest))
         if tasks:
-            self.roster.begin(busy, distant.jobs[busy], team.steps[busy], time.monotonic())
+            self.roster.begin(busy, distant.jobs[busy], team.steps[busy], time.monotonic(), team.share[busy])
             self.bridge.give(tasks)
         return agents
 

@@ -17,6 +17,7 @@ class Roster:
         began_s: When that job was given, by `time.monotonic`.
         gone_s: When its connection ended, by the same clock; infinity while it is connected.
         steps: Local steps of that job.
+        share: Share of the agent among all agents, as of that job.
         work_s: Seconds between task and update of its last job.
         measured_s: Seconds between task and update for each local step, over its jobs, the last one for a half; NaN
             before the first.
@@ -37,6 +38,7 @@ class Roster:
         self.ready, self.away = np.zeros(agents, bool), np.zeros(agents, bool)
         self.job, self.began_s, self.steps = np.zeros(agents, np.int32), np.zeros(agents), np.ones(agents, np.int32)
         self.jobs, self.arrived, self.measured_s = np.zeros(agents, int), np.zeros(agents, int), np.full(agents, np.nan)
+        self.share = np.zeros(agents, np.float32)
         self.gone_s, self.work_s = np.full(agents, np.inf), np.full(agents, np.nan)
         self.steps_per_s = np.full(agents, np.nan)
         self.late, self.known = np.zeros(agents, int), np.zeros(agents, int)
@@ -44,9 +46,10 @@ class Roster:
         self.last_job, self.connections = np.zeros(agents, np.int32), np.zeros(agents, int)
         self.copies: dict[int, CopyId | None] = {}
 
-    def begin(self, ids: np.ndarray, jobs: np.ndarray, steps: np.ndarray, now_s: float) -> None:
+    def begin(self, ids: np.ndarray, jobs: np.ndarray, steps: np.ndarray, now_s: float, share: np.ndarray) -> None:
         """Note that agents have been given jobs."""
         self.job[ids], self.began_s[ids], self.last_job[ids], self.steps[ids] = jobs, now_s, jobs, steps
+        self.share[ids] = share
         # The patience with an agent that is not there begins with its job.
         self.gone_s[ids] = np.where(self.ready[ids], np.inf, now_s)
 

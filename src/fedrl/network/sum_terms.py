@@ -38,7 +38,9 @@ def terms_of(federation: Federation, run: str, agents: int, digest: str) -> Term
     decoded, summation = messages(federation, one).decoded, federation.summation
     counts = sum(leaf.size for leaf in jax.tree.leaves(decoded.statistics))
     entries = vector_size(code_count(decoded), counts)
-    return Terms(run, agents, digest, entries, max(summation.minimum, 2), summation.verified)
+    aggregator, samples = federation.aggregator, federation.learner.samples
+    weights = tuple(float(aggregator.weight_scale(float(n * samples))) for n in range(1, federation.local_steps + 1))
+    return Terms(run, agents, digest, entries, max(summation.minimum, 2), summation.verified, weights)
 
 
 def code_count(decoded: Update) -> int:

@@ -1,6 +1,6 @@
 """Secure sums with agents at other sites: one `SumCoordinator`, phase by phase, in the thread of the loop.
 
-    jobs done --Invitation--> adverts --> shares --> masked vectors --> signatures --> opened shares --> sum
+    jobs done --Invitation--> adverts --> shares --> masked vectors --> tags --> opened shares --> sum
                                      |  a phase ends when all have answered, or `phase_s` seconds after it began
                                      +--> too few before a masked vector was sent: once more, with those that are left
 
@@ -29,13 +29,13 @@ from fedrl.engines.state import Rejection
 from fedrl.network.listening import Listening
 from fedrl.network.news import DECLINED, REPLY, AgentNews
 from fedrl.secure.coordinator import SumCoordinator
-from fedrl.secure.credential import KnownSigners
 from fedrl.secure.drive import CostMeter
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import decoded, encoded
+from fedrl.secure.orders import JobOrder
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import signed
-from fedrl.secure.vector import parts_of
+from fedrl.secure.vector import codes_and_digits
 from fedrl.wire.protocol import LARGEST_INT
 from fedrl.wire.secure_sum import Invitation, SumRequest
 
@@ -93,7 +93,7 @@ class Sums:
         inside = inbox.of(np.isin(inbox.agent, included))
         # Behind masks agents check by themselves that their updates are within range.
         reach: Any = np.zeros((len(inside.agent), 1))
-        parts: tuple[Any, Any] = parts_of(total, self._codes)
+        parts: tuple[Any, Any] = codes_and_digits(total, self._codes)
         sums = PartialSums(BlockSums(parts[0][None], parts[1], reach), np.ones(len(reach), bool), inside.agent)
         return OpenedUpdates(inside._replace(block_sums=[sums]), rejected, (), cost)
 
@@ -102,14 +102,17 @@ class Sums:
     ) -> tuple[Any, tuple[int, ...], str]:
         """Return the sum and who is in it, or None and why it stayed hidden; who dropped out is added to `missing`."""
         members, why = tuple(sorted(jobs)), ""
+        roster = self._clock.roster
+        ordered = {k: JobOrder(int(roster.steps[k]), float(roster.share[k])) for k in members}
         for _ in range(ATTEMPTS):
             # Drawn, so that a coordinator that was restarted does not name a sum as one before it.
             attempt = secrets.randbelow(LARGEST_INT)
             if len(members) < self._terms.minimum:
                 return None, (), why or f"{len(members)} of at least {self._terms.minimum} agents are there"
-            plan = self._terms.plan(version, broadcast, attempt, members)
-            each = {k: AgentJob(k, jobs[k], version, broadcast) for k in members}
-            one = OneSum(self._clock, plan, self._signers, attempt, self._phase_s, meter)
+            orders = {k: ordered[k] for k in members}
+            plan = self._terms.plan(version, broadcast, attempt, orders)
+            each = {k: AgentJob(k, jobs[k], version, broadcast, order) for k, order in orders.items()}
+            one = OneSum(self._clock, plan, attempt, self._phase_s, meter)
             total, why = one.run(self._invitations(plan, each, attempt))
             missing |= one.missing
             if total is not None or not one.repeatable:
@@ -118,7 +121,7 @@ class Sums:
         return None, (), why
 
     def _invitations(self, plan: SumPlan, jobs: Mapping[int, AgentJob], attempt: int) -> dict[int, Invitation]:
-        found = {}
+        found, orders = {}, {agent: of.order for agent, of in jobs.items()}
         for agent, of in jobs.items():
             number, passed = self._passed.get(agent, (-1, {}))
             connection = int(self._clock.roster.connections[agent])
@@ -127,7 +130,7 @@ class Sums:
             near = {k: self._signers.credential(k) for k in (agent, *plan.neighbours[agent])}
             new = {k: data for k, data in near.items() if passed.get(k) != data}
             passed |= new
-            found[agent] = invitation(plan, self._terms, of, attempt, new)
+            found[agent] = invitation(plan, self._terms, of, attempt, new, orders)
         return found
 
 
@@ -137,7 +140,6 @@ class OneSum:
     Args:
         clock: Where messages of agents come from, and requests go.
         plan: The plan of the sum.
-        signers: The certified keys of the agents.
         attempt: Number of the attempt, which no other sum of the version has.
         phase_s: Seconds after which a phase ends.
         meter: Where costs are added.
@@ -151,13 +153,12 @@ class OneSum:
         self,
         clock: Listening,
         plan: SumPlan,
-        signers: KnownSigners,
         attempt: int,
         phase_s: float,
         meter: CostMeter,
     ) -> None:
         self._clock, self._plan, self._attempt, self._phase_s, self._meter = clock, plan, attempt, phase_s, meter
-        self._machine = SumCoordinator(plan, signers.directory)
+        self._machine = SumCoordinator(plan)
         self._last: dict[int, bytes] = {}  # the last message of each agent, which may come again
         self.missing: dict[int, str] = {}
         self.repeatable = False

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedrl.config import catalogue
 from fedrl.config.own_environments import expanded
-from fedrl.core.environment import HostEnvironment
+from fedrl.core.environment import ActionSpace, Discrete, HostEnvironment, Product
 from fedrl.core.errors import ConfigError, FedrlError
 from fedrl.core.imports import is_reference, own_traceback
 from fedrl.environments.adapters.gymnasium import specification
@@ -67,6 +67,8 @@ def check_environment(name: str, settings: Mapping[str, Any] | None = None) -> I
     limit, spaces = opened.max_steps, opened.gymnasium_spaces
     assert spaces is not None
     yield Finding("spaces", True, " ".join(f"observations {spaces[0]}, actions {spaces[1]}".split()))
+    for note in opened.notes:
+        yield Finding("note", True, note)
     yield Finding("time limit", True, f"episodes have at most {limit} steps")
     checks: list[tuple[str, Callable[[], str | None]]] = [
         ("steps", lambda: _steps(make, limit)),
@@ -193,9 +195,7 @@ def _workers(opened: HostEnvironment) -> str:
     params = type(opened.params)(*(np.repeat(np.asarray(leaf)[None], 2, axis=0) for leaf in opened.params))
     found = []
     rng = np.random.default_rng(SEED)
-    _, action = opened.spaces
-    shape = (STEPS // 4, 2, *action.shape)
-    actions = rng.integers(0, action.n, shape) if hasattr(action, "n") else rng.uniform(-1, 1, shape)
+    actions = _random(rng, opened.spaces.action)
     for workers in (1, 2):
         try:
             instances = opened.open(params, workers)
@@ -210,6 +210,15 @@ def _workers(opened: HostEnvironment) -> str:
             "Two copies behave differently in worker processes. Derive all random numbers from the seed."
         )
     return "copies in worker processes behave like those in one process"
+
+
+def _random(rng: np.random.Generator, space: ActionSpace) -> np.ndarray:
+    """Return random actions of two copies, `[time, 2, *action]`."""
+    if isinstance(space, Product):
+        parts = [_random(rng, part).reshape(STEPS // 4, 2, -1) for part in space.parts]
+        return np.concatenate(parts, axis=-1).astype(space.dtype)
+    shape = (STEPS // 4, 2, *space.shape)
+    return rng.integers(0, space.n, shape) if isinstance(space, Discrete) else rng.uniform(-1, 1, shape)
 
 
 def _speed(make: Callable[[], gym.Env]) -> str:

@@ -28,7 +28,7 @@ def explained(experiment: Experiment) -> dict[str, Any]:
     """Return the output of `fedrl explain --json`; `size_bytes` is None where it varies.
 
     "reads" is what the coordinator reads under the trust model, "privacy" what a run with a budget promises, and "said"
-    what has to be said about privacy before a run.
+    what has to be said about the environment and about privacy before a run.
     """
     guarantee = guarantee_of(experiment)
     privacy = None if guarantee is None else promised(guarantee, experiment.config.rounds, assumptions(experiment))
@@ -40,7 +40,7 @@ def explained(experiment: Experiment) -> dict[str, Any]:
         "opens": experiment.coordination.topology.opens,
         "outgoing": [each._asdict() for each in leaving(experiment)],
         "privacy": privacy,
-        "said": sentences(experiment),
+        "said": [*experiment.environment.notes, *sentences(experiment)],
     }
 
 

@@ -34,11 +34,11 @@ from fedrl.records import checkpoint, folder
 from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sampling
 from fedrl.runs.export import Exported, Reference, export_policy
 from fedrl.runs.film import Film
-from fedrl.runs.policy_evaluation import PolicyEvaluation, given_environment, of_run, outside
+from fedrl.runs.policy_evaluation import PolicyEvaluation, check_companions, given_environment, of_run, outside
 from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, open_policy, seed_in, whose
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.rendering import Actor, render
-from fedrl.runs.spaces import GymSpace, GymSpaces, actions_of, batched, check_alike, gymnasium_spaces
+from fedrl.runs.spaces import GymAction, GymSpace, GymSpaces, actions_of, batched, check_alike, gymnasium_spaces
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class TrainedPolicy:
     """
 
     observation_space: GymSpace
-    action_space: GymSpace
+    action_space: GymAction
     seed: int
     agent: int | None
     facts: PolicyFacts = field(repr=False)
@@ -71,6 +71,8 @@ class TrainedPolicy:
         """Return the action for one observation, or the actions for a batch, in the form of Gymnasium.
 
         Discrete actions are whole numbers, an int for one observation; continuous ones are clipped to their bounds.
+        Of several choices at once, the action is an element of `action_space`, such as a dictionary; for a batch, each
+        array in it has the batch axis in front.
         The result is a function of the arguments, unless an action is sampled without a seed.
 
         Args:
@@ -126,6 +128,7 @@ class TrainedPolicy:
         """
         if environment is None:
             experiment = self._experiment()
+            check_companions(experiment, self.agent)
             setting = setting_of(experiment, self.agent or 0)
             return render(self.actor, experiment.environment, setting, seed, Path(path))
         environment = given_environment(environment)
@@ -158,7 +161,7 @@ class TrainedPolicy:
         """
         self._check_anyone()
         who = {"seed": self.seed, "agent": self.agent, "fedrl": self.facts.version}
-        reference = Reference(self._spaces, self._outputs, lambda seen: np.asarray(self.predict(seen)), self._traced)
+        reference = Reference(self._spaces, self._outputs, self.predict, self._traced)
         return export_policy(self.facts.learner, self.params, reference, who, Path(path), to)
 
     @property

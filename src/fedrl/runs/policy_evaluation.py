@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.config.coordination import all_act_alike
 from fedrl.config.objects import Experiment
-from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, common_of
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params
 from fedrl.environments.adapters import gymnasium
+from fedrl.environments.adapters.observations import flat_observations
 from fedrl.runs.environment_failures import fault_of
 from fedrl.runs.evaluate import Played, played
 from fedrl.runs.spaces import GymSpaces, check_alike, gymnasium_spaces
@@ -39,12 +41,38 @@ class PolicyEvaluation(NamedTuple):
 
 
 def of_run(experiment: Experiment, params: Params, agent: int | None, episodes: int, seed: int) -> PolicyEvaluation:
-    """Play episodes in the environment of one agent of a run, or in those of all agents in turn."""
+    """Play episodes in the environment of one agent of a run, or in those of all agents in turn.
+
+    In a world that the agents have in common, this one policy acts for all of them.
+
+    Raises:
+        ConfigError: As of `check_companions`.
+    """
     agents = experiment.config.federation.agents
+    if common_of(experiment.environment) is not None:
+        check_companions(experiment, agent)
+        found = played(experiment.learner, experiment.fleet, params, episodes, seed)
+        players = np.arange(agents) if agent is None else np.array([agent])
+        return _in_turn(found._replace(returns=found.returns[players], lengths=found.lengths[players]), episodes)
     chosen = np.arange(min(agents, episodes)) if agent is None else np.array([agent])
     each = -(-episodes // len(chosen))
     fleet = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], experiment.fleet)
     return _in_turn(played(experiment.learner, fleet, params, each, seed), episodes)
+
+
+def check_companions(experiment: Experiment, agent: int | None) -> None:
+    """Refuse the policy of one agent in a world where others act beside it by policies of their own.
+
+    Raises:
+        ConfigError: The agents share a world and do not act alike.
+    """
+    learner = experiment.learner
+    if common_of(learner.environment) is not None and not all_act_alike(learner, experiment.coordination):
+        raise ConfigError(
+            f"This is the policy of agent {agent}, and in {learner.environment!r} the other players act by policies of "
+            "their own, which are not in it. The run's summary has the returns of all of them together. Give an "
+            "environment, such as the world itself, where this policy acts for every player."
+        )
 
 
 def given_environment(environment: Any) -> AnyEnvironment | gym.Env:
@@ -101,8 +129,7 @@ def _one_by_one(
     environment: gym.Env, predict: Callable[[Any], Any], spaces: GymSpaces, episodes: int, seed: int
 ) -> PolicyEvaluation:
     """Play episodes in an open Gymnasium environment, which stays open and is not reset at the end."""
-    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
-        environment = gym.wrappers.FlattenObservation(environment)
+    environment = flat_observations(environment)
     seen, space = cast(GymSpaces, (environment.observation_space, environment.action_space))
     check_alike(spaces, GymSpaces(seen, space), str(environment))
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)

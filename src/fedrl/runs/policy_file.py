@@ -87,7 +87,7 @@ def facts_of(experiment: Experiment) -> PolicyFacts:
 
 
 def _overview_shape(environment: AnyEnvironment) -> Sequence[int] | None:
-    if not isinstance(environment, Environment) or environment.overview is None:
+    if environment.overview is None:
         return None
     return list(environment.overview.space.shape)
 

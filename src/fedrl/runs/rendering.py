@@ -2,6 +2,7 @@
 
 environment with a picture     --states, then Environment.picture--> shots --> GIF or MP4
 environment of Gymnasium       --step, then render()---------------> shots --> GIF or MP4
+world on the host              --step, then render()---------------> shots --> GIF or MP4
 
 The episode is the first one of `policy.evaluate` with the same seed and environment.
 """
@@ -21,15 +22,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.environment import AnyEnvironment, Environment, Picture
+from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, Picture
 from fedrl.core.errors import ConfigError, FedrlError, RunError
+from fedrl.core.host_players import Living
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
-from fedrl.core.players import Seen
-from fedrl.core.types import Params, PyTree
+from fedrl.core.players import Seen, dealt, rows
+from fedrl.core.types import Key, Params, PyTree
+from fedrl.engines.executors.host_evaluation import acting_greedily
 from fedrl.engines.executors.host_rollout import instance_seeds
 from fedrl.engines.program_cache import Template, numbered_programs
 from fedrl.environments.adapters.gymnasium import RENDER_MODE, check_render_mode
+from fedrl.environments.adapters.observations import flat_observations
 from fedrl.environments.pictures import pillow
 from fedrl.records.files import write_atomically
 from fedrl.runs.acting import cpu
@@ -122,6 +126,8 @@ def episode_of(actor: Actor, environment: AnyEnvironment | gym.Env, env_params: 
     Raises:
         ConfigError: The environment can't be drawn.
     """
+    if isinstance(environment, HostEnvironment) and environment.common is not None:
+        environment = environment.common.world
     if isinstance(environment, Environment):
         yield _compiled_episode(actor, environment, env_params, seed)
         return
@@ -135,7 +141,10 @@ def episode_of(actor: Actor, environment: AnyEnvironment | gym.Env, env_params: 
         opened = environment.open_rendered(jax.tree.map(np.asarray, env_params))
         try:
             (first,) = instance_seeds(keys_of(seed).run.tobytes(), Stream.EVALUATION, range(1), 1)
-            yield _gymnasium_episode(actor, opened, repr(environment), first)
+            if environment.players is None:
+                yield _gymnasium_episode(actor, opened, repr(environment), first)
+            else:
+                yield _world_episode(actor, opened, environment, first)
         finally:
             opened.close()
 
@@ -151,6 +160,20 @@ def _without_screen() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
+
+
+def together(actor: Actor, world: Environment) -> Actor:
+    """Return the policies of all players of a world as one; the parameters of the actor have a leading agent axis."""
+    learner, players = actor.learner, world.players
+
+    def act(key: Key, params: Params, observation: jax.Array, greedy: bool) -> jax.Array:
+        def one(number: jax.Array, own: Params, seen: jax.Array) -> jax.Array:
+            return learner.act(jax.random.fold_in(key, number), own, seen, greedy)
+
+        shown = jnp.moveaxis(dealt(observation, players), -2, 0)
+        return rows(jnp.moveaxis(jax.vmap(one)(jnp.arange(len(shown)), params, shown), 0, -2), players)
+
+    return actor._replace(learner=replace(learner, environment=world, act=act))
 
 
 def _compiled_episode(actor: Actor, environment: Environment, env_params: PyTree, seed: int) -> Episode:
@@ -239,8 +262,7 @@ def _drawn(environment: Environment, picture: Picture, step: int, state: PyTree,
 
 
 def _gymnasium_episode(actor: Actor, environment: gym.Env, name: str, seed: int) -> Episode:
-    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
-        environment = gym.wrappers.FlattenObservation(environment)
+    environment = flat_observations(environment)
     check_alike(actor.spaces, GymSpaces(environment.observation_space, environment.action_space), name)  # type: ignore[arg-type]
     if environment.render_mode != RENDER_MODE:
         check_render_mode(name, environment.metadata)
@@ -273,6 +295,33 @@ def _steps(actor: Actor, environment: gym.Env, name: str, seed: int) -> Iterator
         yield Shot(draw, reward, over)
 
 
+def _world_episode(actor: Actor, opened: Any, environment: HostEnvironment, seed: int) -> Episode:
+    rate = opened.metadata.get("render_fps") or USUAL_FPS
+    return Episode(_world_steps(actor, opened, environment, seed), 1000.0 / float(rate))
+
+
+def _world_steps(actor: Actor, opened: Any, environment: HostEnvironment, seed: int) -> Iterator[Shot]:
+    """Step a world with one copy; a shot's reward is the mean over its players."""
+    name, living, going = repr(environment), Living(environment.players, 1), np.ones(1, bool)
+    learner = replace(actor.learner, environment=environment)
+
+    def draw() -> np.ndarray:
+        return _array(opened, name)
+
+    with _blaming(name, "its reset"):
+        observation = opened.reset(seed)
+    yield Shot(draw, 0.0, False)
+    over, step = False, 0
+    while not over:
+        with jax.default_device(cpu()):
+            action = np.asarray(acting_greedily(learner, 1, False)(actor.params, observation))
+        step += 1
+        with _blaming(name, f"step {step}"):
+            after, earned = living.after(opened.step(action), going)
+        observation, over = after.next_observation, bool(after.terminated[0] or after.truncated[0])
+        yield Shot(draw, float(earned[0]), over)
+
+
 @contextmanager
 def _blaming(name: str, what: str) -> Iterator[None]:
     """Name the environment in errors of it.
@@ -288,7 +337,7 @@ def _blaming(name: str, what: str) -> Iterator[None]:
         ) from fault
 
 
-def _array(environment: gym.Env, name: str) -> np.ndarray:
+def _array(environment: Any, name: str) -> np.ndarray:
     """Return what an environment of Gymnasium draws."""
     try:
         picture: Any = environment.render()

@@ -236,7 +236,7 @@ def _methods(session: Session) -> dict[str, list[SeedResult]]:
     if session.spending is not None:
         start["epsilon"] = session.spending.guarantee.budget.epsilon
     session.tell(start)
-    for sentence in sentences(experiment):
+    for sentence in (*experiment.environment.notes, *sentences(experiment)):
         session.notice(sentence)
     seed_results: dict[str, list[SeedResult]] = {}
     programs: list[tuple[Method, list[Program]]] = []

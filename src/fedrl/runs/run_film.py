@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 
 from fedrl.config.objects import Experiment
+from fedrl.core.environment import common_of
 from fedrl.core.errors import FedrlError
 from fedrl.records import FilmResult
 from fedrl.records.folder import FILM_BYTES, RunFolder
 from fedrl.runs.film import GifFilm
 from fedrl.runs.policy import policy_of, setting_of
-from fedrl.runs.rendering import episode_of, shoot
+from fedrl.runs.rendering import episode_of, shoot, together
 from fedrl.runs.seed_result import SeedResult
 
 AGENT, FRAMES, WIDTH = 0, 150, 480
@@ -71,8 +72,12 @@ def film_of_run(
 def _filmed(experiment: Experiment, result: SeedResult) -> tuple[bytes, FilmResult]:
     """Return the GIF and its description."""
     policy = policy_of(experiment, result.params, result.seed, AGENT)
-    setting = setting_of(experiment, AGENT)
-    with episode_of(policy.actor, experiment.environment, setting, result.seed) as episode:
+    setting, actor = setting_of(experiment, AGENT), policy.actor
+    common = common_of(experiment.environment)
+    if common is not None and policy.facts.stacked:
+        # All players are in the picture, each with its own policy.
+        actor = together(actor._replace(params=result.params), common.world)
+    with episode_of(actor, experiment.environment, setting, result.seed) as episode:
         film = GifFilm(episode.pause_ms, FRAMES, WIDTH)
         returned, steps = shoot(episode, film)
     earned = returned if math.isfinite(returned) else None

@@ -21,7 +21,7 @@ from fedrl.config.coordination import all_act_alike, has_common_policy
 from fedrl.config.measures import declared
 from fedrl.config.methods import Method
 from fedrl.config.objects import Experiment
-from fedrl.core.environment import HostEnvironment
+from fedrl.core.environment import HostEnvironment, may_fail
 from fedrl.core.errors import FedrlError, NoMoreUpdatesError, RunError, StoppedWaitingError
 from fedrl.engines.state import Simulation, SimulationState
 from fedrl.federation.downlink import sent_params
@@ -223,7 +223,7 @@ def _recovered(
         session.fail(fault)
         if not done:
             return run_state, done
-    if not done or at == done or not isinstance(session.experiment.environment, HostEnvironment):
+    if not done or at == done or not may_fail(session.experiment.environment):
         run_state = _last_state(session, method, simulation, seed, account)
         for number in range(at + 1, done + 1):
             if account.over(number, run_state):

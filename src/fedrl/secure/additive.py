@@ -22,7 +22,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -107,6 +107,57 @@ class PartialSum(NamedTuple):
     values: np.ndarray
 
 
+class OwnVector:
+    """The vector of an agent, and the random parts of it that are given away.
+
+    Args:
+        plan: The plan of the sum.
+        agent: Number of the agent.
+    """
+
+    def __init__(self, plan: AdditivePlan, agent: int) -> None:
+        self.plan, self.agent = plan, agent
+        self._values: np.ndarray | None = None
+        self._seeds: dict[int, bytes] = {}
+
+    @property
+    def there(self) -> bool:
+        """Whether the vector has been split."""
+        return self._values is not None
+
+    def split(self, values: np.ndarray, parties: Iterable[int]) -> dict[int, VectorPart]:
+        """Take the vector, once, and return a random part of 32 bytes for each of these parties.
+
+        Args:
+            values: int32 or uint32 `[size]`.
+            parties: Numbers of the parties.
+
+        Raises:
+            ValueError: The vector has another type or length than the plan.
+            SecureSumError: There is a vector already.
+        """
+        values = as_ring(values)
+        if values.size != self.plan.size:
+            raise ValueError(f"A vector has {values.size} entries, and the sum was planned for {self.plan.size}.")
+        if self.there:
+            raise SecureSumError(f"Agent {self.agent} was asked to split a second vector in one sum.")
+        self._values = values.copy()
+        self._seeds = {party: os.urandom(KEY_BYTES) for party in parties}
+        return {party: VectorPart(self.agent, seed) for party, seed in self._seeds.items()}
+
+    def rest(self, parties: Iterable[int]) -> np.ndarray:
+        """Return what is left of the vector without the random parts of these parties: its last part.
+
+        Raises:
+            SecureSumError: There is no vector yet.
+        """
+        if self._values is None:
+            raise SecureSumError(f"Agent {self.agent} was asked to add before it had split its own vector.")
+        rest, given = self._values.copy(), [party for party in parties if party in self._seeds]
+        apply_masks(rest, [Mask(self.plan.key(self._seeds[party], self.agent, party), False) for party in given])
+        return rest
+
+
 class Splitter:
     """An agent that splits its vector among aggregators.
 
@@ -117,7 +168,7 @@ class Splitter:
 
     def __init__(self, plan: AdditivePlan, agent: int) -> None:
         self.plan, self.agent = plan, agent
-        self._done = False
+        self._own = OwnVector(plan, agent)
 
     def split(self, values: np.ndarray) -> dict[int, VectorPart]:
         """Return a part for each aggregator: a vector for one, in turns over agents, and 32 bytes for each other one.
@@ -126,20 +177,14 @@ class Splitter:
             values: int32 or uint32 `[size]`.
 
         Raises:
+            ValueError: The vector has another type or length than the plan.
             SecureSumError: It has split a vector before.
         """
-        values = _checked(values, self.plan)
-        if self._done:
-            raise SecureSumError(f"Agent {self.agent} was asked to split a second vector in one sum.")
-        self._done = True
+        parties = range(self.plan.aggregators)
         home = self.plan.members.index(self.agent) % self.plan.aggregators
-        seeds = {party: os.urandom(KEY_BYTES) for party in range(self.plan.aggregators) if party != home}
-        rest = values.copy()
-        apply_masks(rest, [Mask(self.plan.key(seed, self.agent, party), False) for party, seed in seeds.items()])
-        return {
-            party: VectorPart(self.agent, seeds[party] if party in seeds else rest.astype(WORD).tobytes())
-            for party in range(self.plan.aggregators)
-        }
+        parts = self._own.split(values, [party for party in parties if party != home])
+        parts[home] = VectorPart(self.agent, self._own.rest(parties).astype(WORD).tobytes())
+        return {party: parts[party] for party in parties}
 
 
 class PartAdder:
@@ -233,9 +278,7 @@ class SplittingPeer:
 
     def __init__(self, plan: AdditivePlan, agent: int) -> None:
         self.plan, self.agent = plan, agent
-        self._adder = PartAdder(plan, agent)
-        self._values: np.ndarray | None = None
-        self._seeds: dict[int, bytes] = {}
+        self._adder, self._own = PartAdder(plan, agent), OwnVector(plan, agent)
 
     def split(self, values: np.ndarray) -> dict[int, VectorPart]:
         """Return a part of 32 bytes for each other agent.
@@ -244,14 +287,10 @@ class SplittingPeer:
             values: int32 or uint32 `[size]`.
 
         Raises:
+            ValueError: The vector has another type or length than the plan.
             SecureSumError: It has split a vector before.
         """
-        values = _checked(values, self.plan)
-        if self._values is not None:
-            raise SecureSumError(f"Agent {self.agent} was asked to split a second vector in one sum.")
-        self._values = values.copy()
-        self._seeds = {other: os.urandom(KEY_BYTES) for other in self.plan.members if other != self.agent}
-        return {other: VectorPart(self.agent, seed) for other, seed in self._seeds.items()}
+        return self._own.split(values, [other for other in self.plan.members if other != self.agent])
 
     def receive(self, sender: int, part: VectorPart) -> None:
         """Take a part, as `PartAdder.receive`."""
@@ -259,7 +298,7 @@ class SplittingPeer:
 
     def present(self) -> tuple[int, ...]:
         """Return the agents whose parts are here, with this one if it has split a vector."""
-        own = () if self._values is None else (self.agent,)
+        own = (self.agent,) if self._own.there else ()
         return tuple(sorted((*self._adder.present(), *own)))
 
     def add(self, included: Sequence[int]) -> PartialSum:
@@ -269,22 +308,10 @@ class SplittingPeer:
             included: The agents whose parts all of them have, ascending; from here on all of them have to stay.
 
         Raises:
-            SecureSumError: Parts are missing, or it has added before.
+            SecureSumError: Parts or the own vector are missing, or it has added before.
             TooFewAgentsError: They are fewer than the minimum.
         """
-        if self._values is None:
-            raise SecureSumError(f"Agent {self.agent} was asked to add before it had split its own vector.")
-        seeds = {other: self._seeds[other] for other in included if other in self._seeds}
-        last = self._values.copy()
-        apply_masks(last, [Mask(self.plan.key(seed, self.agent, other), False) for other, seed in seeds.items()])
-        return self._adder.add(included, last)
-
-
-def _checked(values: np.ndarray, plan: AdditivePlan) -> np.ndarray:
-    values = as_ring(values)
-    if values.size != plan.size:
-        raise ValueError(f"A vector has {values.size} entries, and the sum was planned for {plan.size}.")
-    return values
+        return self._adder.add(included, self._own.rest(included))
 
 
 def combined(plan: AdditivePlan, sums: Sequence[PartialSum]) -> np.ndarray:

@@ -3,8 +3,8 @@
     advert()                    ---Advert-->        fresh keys and a fresh seed
     share(AdvertList)           ---SealedShares-->  both secrets, split among neighbours and itself
     mask(Delivery, values)      ---MaskedValues-->  values + own mask + masks with neighbours, which cancel in the sum
-    agree(SurvivorList)         ---SetSignature-->  if the plan is verified
-    open(SignatureList)         ---OpenedShares-->  of each neighbour one share: of its seed, or of its mask key
+    agree(SurvivorList)         ---SurvivorTags-->  if the plan is verified: for each neighbour, that it saw this set
+    open(TagList)               ---OpenedShares-->  of each neighbour one share: of its seed, or of its mask key
 
 Each step happens once and in this order. An agent that is asked for anything else, or that is shown something wrong,
 raises and takes no further part in the sum: what it has sent by then reveals nothing.
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from fedrl.core.errors import SecureSumError, TooFewAgentsError
+from fedrl.secure.channel import Channel, TagKeys, agreed
 from fedrl.secure.identity import Identity
 from fedrl.secure.masks import Mask, apply_masks, derived_key
 from fedrl.secure.messages import (
@@ -33,9 +34,10 @@ from fedrl.secure.messages import (
     MaskedValues,
     OpenedShares,
     SealedShares,
-    SetSignature,
-    SignatureList,
+    SumKeys,
     SurvivorList,
+    SurvivorTags,
+    TagList,
 )
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import as_ring
@@ -44,15 +46,14 @@ from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
     advert_text,
-    box_purpose,
+    channel_purpose,
     pair_purpose,
     seed_purpose,
     set_digest,
     share_purpose,
+    survivors_text,
 )
 
-NONCE = bytes(12)
-"""The nonce of a box. The key of a box encrypts this box alone."""
 ENDED = "it has ended its part in this sum"
 
 
@@ -63,6 +64,9 @@ class SumAgent:
         identity: Its key, and the keys of all agents.
         plan: The plan of the sum.
         threads: Threads that compute masks.
+
+    Attributes:
+        faults: Wrong tags of neighbours that were left out, a sentence for all of them.
 
     Raises:
         SecureSumError: The plan doesn't invite the agent, or it has taken part in a sum with this context.
@@ -79,7 +83,9 @@ class SumAgent:
         self._channel_key: Any = None
         self._mask_key: Any = None
         self._seed: bytes | None = None
-        self._secrets: dict[int, bytes] = {}
+        self._channels: dict[int, Channel] = {}
+        self._tag_keys: dict[int, TagKeys] = {}
+        self.faults: list[str] = []
         self._held: dict[int, tuple[bytes, bytes]] = {}
 
     @contextlib.contextmanager
@@ -102,30 +108,28 @@ class SumAgent:
     def _forget(self) -> None:
         """Drop secrets and shares: nothing more is given out."""
         self._forget_secrets()
-        self._held = {}
+        self._held, self._tag_keys = {}, {}
 
     def _forget_secrets(self) -> None:
         self._seed = self._mask_key = self._channel_key = None
-        self._secrets = {}
+        self._channels = {}
 
     def advert(self) -> Advert:
-        """Return fresh public keys, signed."""
+        """Return fresh public keys, with a tag for each neighbour."""
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         with self._step("advert", "share"):
             self._channel_key = X25519PrivateKey.generate()
             self._mask_key = X25519PrivateKey.generate()
             self._seed = os.urandom(SHARE)
-            self._advert = Advert(
+            self._keys = SumKeys(
                 self.agent,
                 self._channel_key.public_key().public_bytes_raw(),
                 self._mask_key.public_key().public_bytes_raw(),
                 commitment(self._seed, seed_purpose(self.plan, self.agent)),
-                b"",
             )
-            signature = self._identity.sign(advert_text(self.plan, self._advert))
-            self._advert = self._advert._replace(signature=signature)
-            return self._advert
+            text = advert_text(self.plan, self._keys)
+            return Advert(self._keys, tuple((other, self._identity.tag_keys(other).tag(text)) for other in self._near))
 
     def share(self, shown: AdvertList) -> SealedShares:
         """Return both secrets, split among the neighbours that advertised, each share in a box for its holder.
@@ -136,13 +140,23 @@ class SumAgent:
         """
         with self._step("share", "mask"):
             self._check_present(shown.present, self.plan.members, "advertised")
-            self._check_senders(tuple(advert.agent for advert in shown.adverts), shown.present, "adverts")
-            for advert in shown.adverts:
-                text = advert_text(self.plan, advert)
-                self._identity.directory.verify(advert.agent, text, advert.signature, "the advert")
-            self._adverts = {advert.agent: advert for advert in shown.adverts}
+            for senders in (tuple(keys.agent for keys in shown.adverts), tuple(sender for sender, _ in shown.tags)):
+                self._check_senders(senders, shown.present, "adverts")
+            tags = dict(shown.tags)
+            for keys in shown.adverts:
+                if not self._identity.tag_keys(keys.agent).fits(tags[keys.agent], advert_text(self.plan, keys)):
+                    raise SecureSumError(
+                        f"The tag of the advert of agent {keys.agent} is wrong: it was forged, or made for another sum "
+                        "or for another plan of it."
+                    )
+            self._adverts = {keys.agent: keys for keys in shown.adverts}
+            self._channels = {other: self._channel(advert) for other, advert in self._adverts.items()}
             self._present, self._digest = shown.present, set_digest(self.plan.digest, shown.present)
             return self._sealed()
+
+    def _channel(self, other: SumKeys) -> Channel:
+        secret = agreed(self._channel_key, other.channel_key, f"channel key of agent {other.agent}")
+        return Channel(secret, channel_purpose(self.plan, self._keys, other), self.agent < other.agent)
 
     def _sealed(self) -> SealedShares:
         assert self._seed is not None
@@ -158,29 +172,13 @@ class SumAgent:
             if holder == self.agent:
                 self._held[holder] = (seed_share, key_share)
             elif holder in self._adverts:
-                box = self._cipher(self._advert, self._adverts[holder]).encrypt(
-                    NONCE, seed_share + key_share, self._digest
-                )
-                boxes.append((holder, box))
+                boxes.append((holder, self._channels[holder].seal(seed_share + key_share, self._digest)))
             else:
                 continue
             both = zip((SEED, MASK_KEY), (seed_share, key_share), strict=True)
             hashes = [commitment(share, share_purpose(self.plan, kind, self.agent, holder)) for kind, share in both]
             commitments.append((holder, b"".join(hashes)))
         return SealedShares(self.agent, tuple(boxes), tuple(commitments))
-
-    def _cipher(self, sender: Advert, receiver: Advert) -> Any:
-        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-        from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-
-        other = receiver if sender.agent == self.agent else sender
-        if other.agent not in self._secrets:  # one secret serves both directions, by a key for each
-            try:
-                secret = self._channel_key.exchange(X25519PublicKey.from_public_bytes(other.channel_key))
-            except ValueError as fault:
-                raise SecureSumError(f"The channel key of agent {other.agent} is no X25519 key: {fault}.") from None
-            self._secrets[other.agent] = secret
-        return ChaCha20Poly1305(derived_key(self._secrets[other.agent], box_purpose(self.plan, sender, receiver)))
 
     def mask(self, delivery: Delivery, values: np.ndarray) -> MaskedValues:
         """Return a vector with its masks.
@@ -205,40 +203,33 @@ class SumAgent:
             self._present, self._digest = delivery.present, set_digest(self._digest, delivery.present)
             masked = values.copy()
             apply_masks(masked, self._masks([sender for sender, _ in delivery.boxes]), self._threads)
+            self._tag_keys = {sender: self._channels[sender].tags for sender, _ in delivery.boxes}
             self._forget_secrets()  # from here on others hold the shares of them
             return MaskedValues(self.agent, masked)
 
     def _unsealed(self, sender: int, box: bytes) -> tuple[bytes, bytes]:
-        from cryptography.exceptions import InvalidTag
-
-        try:
-            plain = self._cipher(self._adverts[sender], self._advert).decrypt(NONCE, box, self._digest)
-        except InvalidTag:
+        plain = self._channels[sender].open(box, self._digest)
+        if plain is None:
             raise SecureSumError(
                 f"The box from agent {sender} to agent {self.agent} does not open: it was replaced, or both were shown "
                 "different lists of agents or keys."
-            ) from None
+            )
         if len(plain) != 2 * SHARE:
             raise SecureSumError(f"The box from agent {sender} has {len(plain)} bytes, and two shares are {2 * SHARE}.")
         return plain[:SHARE], plain[SHARE:]
 
     def _masks(self, neighbours: list[int]) -> list[Mask]:
-        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
-
         assert self._seed is not None
         masks = [Mask(derived_key(self._seed, seed_purpose(self.plan, self.agent)), True)]
         for other in neighbours:
             advert = self._adverts[other]
-            try:
-                secret = self._mask_key.exchange(X25519PublicKey.from_public_bytes(advert.mask_key))
-            except ValueError as fault:
-                raise SecureSumError(f"The mask key of agent {other} is no X25519 key: {fault}.") from None
-            key = derived_key(secret, pair_purpose(self.plan, self._advert, advert))
+            secret = agreed(self._mask_key, advert.mask_key, f"mask key of agent {other}")
+            key = derived_key(secret, pair_purpose(self.plan, self._keys, advert))
             masks.append(Mask(key, self.agent < other))
         return masks
 
-    def agree(self, survivors: SurvivorList) -> SetSignature:
-        """Return a signature under the agents whose vectors arrived, as this agent was shown them.
+    def agree(self, survivors: SurvivorList) -> SurvivorTags:
+        """Return tags under the agents whose vectors arrived, as this agent was shown them, for its neighbours.
 
         Raises:
             SecureSumError: The set is not possible.
@@ -246,51 +237,60 @@ class SumAgent:
         """
         with self._step("agree", "open"):
             self._take_survivors(survivors)
-            return SetSignature(self.agent, self._identity.sign(self._digest))
+            text, arrived = survivors_text(self._digest), set(self._present)
+            keys = {other: keys for other, keys in sorted(self._tag_keys.items()) if other in arrived}
+            return SurvivorTags(self.agent, tuple((other, each.tag(text)) for other, each in keys.items()))
 
     def _take_survivors(self, survivors: SurvivorList) -> None:
         self._check_present(survivors.present, self._present, "sent masked vectors")
         self._present, self._digest = survivors.present, set_digest(self._digest, survivors.present)
 
-    def open(self, shown: SurvivorList | SignatureList) -> OpenedShares:
+    def open(self, shown: SurvivorList | TagList) -> OpenedShares:
         """Return one share of each neighbour: of its seed if its vector arrived, of its mask key if not; never both.
 
         Args:
-            shown: The signatures of the neighbours; the agents whose vectors arrived if the plan is not verified.
+            shown: The tags from the neighbours; the agents whose vectors arrived if the plan is not verified. A wrong
+                tag counts as none: else one neighbour could end the part of an agent.
 
         Raises:
-            SecureSumError: A signature is under another set of agents.
-            TooFewAgentsError: Fewer holders than the threshold signed the set that this agent was shown.
+            SecureSumError: Tags are wrong, and without them it is fewer holders than the threshold who were shown the
+                same set as this agent.
+            TooFewAgentsError: Tags of fewer holders than the threshold came.
         """
         with self._step("open", ENDED):
             if isinstance(shown, SurvivorList) == self.plan.verified:
                 raise SecureSumError(
                     f"Agent {self.agent} was sent a {type(shown).__name__} to open shares. A verified sum needs the "
-                    "signatures of its neighbours under the set of survivors, another one the set."
+                    "tags of its neighbours under the set of survivors, another one the set."
                 )
             if isinstance(shown, SurvivorList):
                 self._take_survivors(shown)
             else:
-                self._check_signatures(shown)
+                self._check_tags(shown)
             arrived = set(self._present)
             opened = tuple((owner, held[0 if owner in arrived else 1]) for owner, held in sorted(self._held.items()))
             self._forget()
             return OpenedShares(self.agent, opened)
 
-    def _check_signatures(self, shown: SignatureList) -> None:
-        arrived, signers = set(self._present), {self.agent}
-        for other, signature in shown.signatures:
-            if other not in self._near or other not in arrived or other in signers:
-                raise SecureSumError(f"A signature of agent {other} came, which is no neighbour in the sum, or twice.")
-            try:
-                self._identity.directory.verify(other, self._digest, signature, "the set of survivors")
-            except SecureSumError:
-                raise SecureSumError(
-                    f"Agent {other} did not sign the set of survivors that agent {self.agent} was shown: the "
-                    "coordinator shows different sets to different agents, or made the signature up."
-                ) from None
-            signers.add(other)
-        self._check_holders(len(signers), "signed the same set of survivors")
+    def _check_tags(self, shown: TagList) -> None:
+        text, arrived = survivors_text(self._digest), set(self._present)
+        senders = [other for other, _ in shown.tags]
+        if len(set(senders)) < len(senders) or not set(senders) <= arrived & set(self._near):
+            raise SecureSumError(
+                f"Agent {self.agent} was sent tags of agents {senders}, of which one is no neighbour in the sum, or "
+                "comes twice."
+            )
+        wrong = [other for other, tag in shown.tags if not self._tag_keys[other].fits(tag, text)]
+        right = 1 + len(senders) - len(wrong)
+        if wrong:
+            said = (
+                f"The tags from agents {wrong} are not under the set of survivors that agent {self.agent} was shown: "
+                "the coordinator shows different sets to different agents, or tags were made up"
+            )
+            if right < self.plan.threshold:
+                raise SecureSumError(f"{said}. {right} holders were shown the same set, {self.plan.threshold} must be.")
+            self.faults.append(f"{said}. They were left out.")
+        self._check_holders(right, "were shown the same set of survivors")
 
     def _check_present(self, present: tuple[int, ...], possible: tuple[int, ...], what: str) -> None:
         """Refuse a set of agents that is impossible, or too small for the sum to hide this agent's vector."""

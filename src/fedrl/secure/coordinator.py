@@ -4,7 +4,7 @@
     adverts      Advert            -> AdvertList for each
     shares       SealedShares      -> Delivery for each
     masked       MaskedValues      -> SurvivorList for each          vectors are added as they come, and not kept
-    signatures   SetSignature      -> SignatureList for each         if the plan is verified
+    tags         SurvivorTags      -> TagList for each               if the plan is verified
     opening      OpenedShares      total(): the sum, without its masks
 
 Whoever drives it decides when a phase closes: a simulation at once, a virtual clock at its deadline, a network by a
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedrl.core.errors import SecureSumError, TooFewAgentsError
-from fedrl.secure.identity import Directory
+from fedrl.secure.channel import TAG, agreed
 from fedrl.secure.masks import Mask, apply_masks, derived_key
 from fedrl.secure.messages import (
     BOX,
@@ -30,10 +30,11 @@ from fedrl.secure.messages import (
     MaskedValues,
     OpenedShares,
     SealedShares,
-    SetSignature,
-    SignatureList,
+    SumKeys,
     SumMessage,
     SurvivorList,
+    SurvivorTags,
+    TagList,
 )
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import add, as_ring
@@ -41,15 +42,14 @@ from fedrl.secure.shares import commitment, joined
 from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
-    advert_text,
     pair_purpose,
     seed_purpose,
     set_digest,
     share_purpose,
 )
 
-PHASES = ("adverts", "shares", "masked", "signatures", "opening")
-"""The phases in which agents send. A plan that is not verified has no signatures."""
+PHASES = ("adverts", "shares", "masked", "tags", "opening")
+"""The phases in which agents send. A plan that is not verified has no tags."""
 ENDED = "ended"
 
 
@@ -58,7 +58,6 @@ class SumCoordinator:
 
     Args:
         plan: The plan of the sum.
-        directory: The public keys of all agents, by which messages of cheating agents are rejected.
 
     Attributes:
         phase: The phase: one of `PHASES`, or "ended".
@@ -66,8 +65,8 @@ class SumCoordinator:
         faults: Wrong shares that were left out, a sentence each.
     """
 
-    def __init__(self, plan: SumPlan, directory: Directory) -> None:
-        self.plan, self._directory = plan, directory
+    def __init__(self, plan: SumPlan) -> None:
+        self.plan = plan
         self.phase = PHASES[0]
         self.included: tuple[int, ...] = ()
         self.faults: list[str] = []
@@ -75,7 +74,7 @@ class SumCoordinator:
         self._came: dict[int, Any] = {}
         self._digest = plan.digest
         self._sum = np.zeros(plan.size, np.uint32)
-        self._adverts: dict[int, Advert] = {}
+        self._adverts: dict[int, SumKeys] = {}
         self._sealed: dict[int, SealedShares] = {}
 
     def receive(self, sender: int, message: SumMessage) -> None:
@@ -92,7 +91,7 @@ class SumCoordinator:
             "adverts": (Advert, self._take_advert),
             "shares": (SealedShares, self._take_shares),
             "masked": (MaskedValues, self._take_masked),
-            "signatures": (SetSignature, self._take_signature),
+            "tags": (SurvivorTags, self._take_tags),
             "opening": (OpenedShares, self._take_opened),
         }
         expected, take = phases.get(self.phase, (type(None), bool))
@@ -109,7 +108,7 @@ class SumCoordinator:
         self._came[sender] = take(message)
 
     def _take_advert(self, advert: Advert) -> Advert:
-        self._directory.verify(advert.agent, advert_text(self.plan, advert), advert.signature, "the advert")
+        self._check_rows(advert.agent, "tags", advert.tags, self.plan.neighbours[advert.agent], TAG)
         return advert
 
     def _take_shares(self, sealed: SealedShares) -> SealedShares:
@@ -127,9 +126,9 @@ class SumCoordinator:
         add(self._sum, values)
         return True
 
-    def _take_signature(self, signed: SetSignature) -> bytes:
-        self._directory.verify(signed.agent, self._digest, signed.signature, "the set of survivors")
-        return signed.signature
+    def _take_tags(self, sent: SurvivorTags) -> dict[int, bytes]:
+        self._check_rows(sent.agent, "tags", sent.tags, self._near(sent.agent, self.included), TAG)
+        return dict(sent.tags)
 
     def _take_opened(self, opened: OpenedShares) -> dict[int, bytes]:
         """Return the shares that fit their commitments."""
@@ -174,13 +173,13 @@ class SumCoordinator:
             "adverts": self._close_adverts,
             "shares": self._close_shares,
             "masked": self._close_masked,
-            "signatures": self._close_signatures,
+            "tags": self._close_tags,
         }
         if self.phase not in closings:
             raise SecureSumError(f"The phase {self.phase!r} of a secure sum can't be closed: after it comes the sum.")
         closing = closings[self.phase]
         present, least = tuple(sorted(self._came)), self.plan.threshold
-        if self.phase != "signatures":
+        if self.phase != "tags":
             least = max(least, self.plan.minimum)
         if len(present) < least:
             phase, self.phase = self.phase, ENDED
@@ -188,16 +187,19 @@ class SumCoordinator:
                 f"{len(present)} of {len(self._present)} agents sent what the phase {phase!r} asks for, and {least} "
                 "are needed: the sum stays hidden. Wait longer, invite more agents, or lower the threshold."
             )
-        if self.phase != "signatures":
+        if self.phase != "tags":
             self._digest = set_digest(self._digest, present)
         came, self._came, self._present = self._came, {}, present
         return closing(came)
 
     def _close_adverts(self, came: dict[int, Advert]) -> dict[int, SumMessage]:
-        self._adverts, self.phase = came, "shares"
-        return {
-            agent: AdvertList(self._present, tuple(came[other] for other in self._near(agent, came))) for agent in came
-        }
+        self._adverts, self.phase = {agent: advert.keys for agent, advert in came.items()}, "shares"
+        tags, shown = {agent: dict(advert.tags) for agent, advert in came.items()}, dict[int, SumMessage]()
+        for agent in came:
+            near = self._near(agent, came)
+            keys, own_tags = (self._adverts[other] for other in near), ((other, tags[other][agent]) for other in near)
+            shown[agent] = AdvertList(self._present, tuple(keys), tuple(own_tags))
+        return shown
 
     def _close_shares(self, came: dict[int, SealedShares]) -> dict[int, SumMessage]:
         self._sealed, self.phase = came, "masked"
@@ -208,13 +210,13 @@ class SumCoordinator:
         }
 
     def _close_masked(self, came: dict[int, bool]) -> dict[int, SumMessage]:
-        self.included, self.phase = self._present, "signatures" if self.plan.verified else "opening"
+        self.included, self.phase = self._present, "tags" if self.plan.verified else "opening"
         return {agent: SurvivorList(self._present) for agent in came}
 
-    def _close_signatures(self, came: dict[int, bytes]) -> dict[int, SumMessage]:
+    def _close_tags(self, came: dict[int, dict[int, bytes]]) -> dict[int, SumMessage]:
         self.phase = "opening"
         return {
-            agent: SignatureList(tuple((other, came[other]) for other in self._near(agent, came))) for agent in came
+            agent: TagList(tuple((other, came[other][agent]) for other in self._near(agent, came))) for agent in came
         }
 
     def total(self, threads: int = 1) -> np.ndarray:
@@ -248,7 +250,7 @@ class SumCoordinator:
 
     def _masks_with(self, agent: int) -> list[Mask]:
         """Return what the masks of an agent that left have put into the vectors of its neighbours, to remove it."""
-        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         neighbours = self._near(agent, self.included)
         if not neighbours:
@@ -257,11 +259,8 @@ class SumCoordinator:
         if key.public_key().public_bytes_raw() != advert.mask_key:
             raise self._made_up(agent)
         masks = []
-        for other in neighbours:
-            try:
-                secret = key.exchange(X25519PublicKey.from_public_bytes(self._adverts[other].mask_key))
-            except ValueError as fault:  # a key of small order, which no honest neighbour accepts either
-                raise SecureSumError(f"The mask key of agent {other} is no X25519 key: {fault}.") from None
+        for other in neighbours:  # a key of small order is one that no honest neighbour accepts either
+            secret = agreed(key, self._adverts[other].mask_key, f"mask key of agent {other}")
             masks.append(
                 Mask(derived_key(secret, pair_purpose(self.plan, advert, self._adverts[other])), agent < other)
             )

@@ -1,9 +1,9 @@
-"""Certified keys: an agent signs in secure sums with a key that the authority of the federation stands behind.
+"""Certified keys: in secure sums agents know each other by keys that the authority of the federation stands behind.
 
-    authority  --signs-->  certificate of an agent  --its key signs-->  run, number, name, Ed25519 key
+    authority  --signs-->  certificate of an agent  --its key signs-->  run, number, name, X25519 key
 
 A coordinator passes credentials on and can make none without the key of the authority, so it can't be the neighbours of
-an agent. Certificates are those of `fedrl.transport`; the Ed25519 key is drawn by each process and is in no file.
+an agent. Certificates are those of `fedrl.transport`; the X25519 key is drawn by each process and is in no file.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from fedrl.secure.identity import Directory, Identity
 from fedrl.transport.credentials import Credentials
 from fedrl.transport.x509_parts import common_name, role_of
 
-PURPOSE = b"fedrl sum key 1"
+PURPOSE = b"fedrl sum key 2"
 LENGTH = struct.Struct("<H")
 MOST_BYTES = 4096
 """The largest credential."""
 
 
 class SumCredential(NamedTuple):
-    """By which key an agent signs in the sums of a run.
+    """By which key an agent is known in the sums of a run.
 
     Attributes:
         certificate: Its certificate, DER.
-        key: Its public Ed25519 key, 32 bytes.
+        key: Its public X25519 key, 32 bytes.
         signature: ECDSA signature by the key of the certificate, under run, number, name and key.
     """
 
@@ -76,7 +76,7 @@ class SumSigner:
         check_cryptography()
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         try:
             certificate = x509.load_pem_x509_certificate(credentials.certificate)
@@ -84,7 +84,7 @@ class SumSigner:
         except Exception as fault:  # what it raises depends on the damage
             raise ConfigError("The certificate or the key of this agent can't be read. Copy both again.") from fault
         self._certificate, self._name = _der(certificate), common_name(certificate.subject)
-        self._key: Any = Ed25519PrivateKey.generate()
+        self._key: Any = X25519PrivateKey.generate()
 
     def __repr__(self) -> str:
         return "SumSigner(...)"  # never a key

@@ -131,15 +131,15 @@ def secure_sum(
     identities = new_identities(plan.members) if identities is None else identities
     rows = dict(zip(plan.members, values, strict=True))
     agents = {agent: SumAgent(identities[agent], plan, threads) for agent in plan.members}
-    coordinator = SumCoordinator(plan, identities[plan.members[0]].directory)
+    coordinator = SumCoordinator(plan)
     meter = CostMeter() if meter is None else meter
-    phases = [phase for phase in PHASES if phase != "signatures" or plan.verified]
+    phases = [phase for phase in PHASES if phase != "tags" or plan.verified]
     left = {agent: phases.index(phase) for agent, phase in (leaves or {}).items() if phase in phases}
     steps: dict[str, Callable[[SumAgent, Any], SumMessage]] = {
         "adverts": lambda agent, _: agent.advert(),
         "shares": SumAgent.share,
         "masked": lambda agent, delivery: agent.mask(delivery, rows[agent.agent]),
-        "signatures": SumAgent.agree,
+        "tags": SumAgent.agree,
         "opening": SumAgent.open,
     }
     inbox: dict[int, Any] = dict.fromkeys(plan.members)

@@ -70,8 +70,8 @@ def ring_sum(
             aggregators (`fedrl.secure.additive`); "ckks", ciphertexts under a key that the coordinator lacks
             (`fedrl.secure.encrypted`), of 7.6 bytes a number. Sums of the same agents are the same, bit for bit.
         phase_s: Seconds after which a phase of the protocol ends without the agents whose messages are missing.
-        verified: Whether agents compare by signatures, in one more phase of "masks", which set of agents they were
-            shown. It is needed where the coordinator may deviate from the protocol.
+        verified: Whether agents tell each other, in one more phase of "masks", which set of survivors they were shown.
+            It is needed where the coordinator may deviate from the protocol.
         group_size: The fewest agents in a group, drawn anew for each version, for a rule that sees the mean of each
             group, such as `median()`; 0 for one sum of all.
 
@@ -86,7 +86,7 @@ def ring_sum(
     if (protocol == "none" and phase_s != math.inf) or (protocol != "masks" and not verified):
         raise ConfigError(
             f"phase_s is {phase_s:g} and verified is {verified}, and protocol is {protocol!r}, which has no "
-            f"{'phases' if verified else 'signatures to leave out'}. Set protocol to 'masks', or leave them out."
+            f"{'phases' if verified else 'tags to leave out'}. Set protocol to 'masks', or leave them out."
         )
     if protocol == "ckks":
         check_encryption(agents)

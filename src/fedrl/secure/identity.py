@@ -1,17 +1,29 @@
-"""Who signs in a secure sum: long-lived Ed25519 keys, which agents know from elsewhere than the coordinator.
+"""Who is who in secure sums: long-lived X25519 keys, which agents know from elsewhere than the coordinator.
 
-A coordinator that could say which key belongs to whom could be all of an agent's neighbours, and read its vector.
+    own key, key of the other one --X25519, HKDF-SHA256(numbers, keys)-->  a tag key for each direction
+
+Two agents authenticate their adverts to each other by tags (`fedrl.secure.channel`) under keys that they agree on once.
+So an advert needs no signature: each neighbour checks the tag that is for it, which costs a hash. A coordinator that
+could say which key belongs to whom could be all of an agent's neighbours, and read its vector.
+
+What signatures have besides: whoever steals the key of an agent can pose as the others to this agent alone, which has
+no secret from the thief any more (key-compromise impersonation). And the coordinator can't check tags: an agent that
+makes one up is found by the neighbour that it is for, which leaves the sum, as it does for a wrong box.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from typing import Any
 
 from fedrl.core.errors import SecureSumError
+from fedrl.secure.channel import TagKeys, agreed
 from fedrl.secure.extra import check_cryptography
+from fedrl.secure.masks import KEY_BYTES, derived_keys
 
-SIGNATURE_BYTES = 64
+MOST_PAIRS = 64
+"""For how many agents keys are kept. With more neighbours than that, which change, most would not be used again."""
 
 
 class Directory:
@@ -23,40 +35,31 @@ class Directory:
 
     def __init__(self, keys: Mapping[int, bytes]) -> None:
         check_cryptography()
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        self._keys = {agent: Ed25519PublicKey.from_public_bytes(key) for agent, key in keys.items()}
+        self._keys = dict(keys)
 
     def add(self, agent: int, key: bytes) -> None:
         """Take the public key of an agent, in place of an earlier one.
 
         Raises:
-            SecureSumError: It is no Ed25519 key.
+            SecureSumError: It is no X25519 key.
         """
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        if len(key) != KEY_BYTES:
+            raise SecureSumError(
+                f"The key of agent {agent} is no X25519 key: it has {len(key)} bytes, not {KEY_BYTES}."
+            )
+        self._keys[agent] = key
 
-        try:
-            self._keys[agent] = Ed25519PublicKey.from_public_bytes(key)
-        except ValueError as fault:
-            raise SecureSumError(f"The key of agent {agent} is no Ed25519 key: {fault}.") from None
-
-    def verify(self, agent: int, message: bytes, signature: bytes, what: str) -> None:
-        """Refuse a message that an agent did not sign.
+    def key(self, agent: int) -> bytes:
+        """Return the public key of an agent.
 
         Raises:
-            SecureSumError: The agent is unknown, or the signature is another one's or of another message.
+            SecureSumError: The agent is unknown.
         """
-        from cryptography.exceptions import InvalidSignature
-
         if agent not in self._keys:
-            raise SecureSumError(f"Agent {agent} has no key in the directory of agents, so {what} can't be checked.")
-        try:
-            self._keys[agent].verify(signature, message)
-        except InvalidSignature:
             raise SecureSumError(
-                f"The signature under {what} of agent {agent} is wrong: it was forged, or made for another sum or for "
-                "another plan of it."
-            ) from None
+                f"Agent {agent} has no key in the directory of agents, so what it says can't be checked."
+            )
+        return self._keys[agent]
 
 
 class Identity:
@@ -64,18 +67,36 @@ class Identity:
 
     Args:
         agent: Number of the agent.
-        key: Its private key, an `Ed25519PrivateKey` of `cryptography`.
+        key: Its private key, an `X25519PrivateKey` of `cryptography`.
         directory: The public keys of all agents.
     """
 
     def __init__(self, agent: int, key: Any, directory: Directory) -> None:
         self.agent, self.directory = agent, directory
-        self._key = key
+        self._key, self._public = key, key.public_key().public_bytes_raw()
+        self._pairs: dict[int, tuple[bytes, TagKeys]] = {}
         self._contexts: set[bytes] = set()
 
-    def sign(self, message: bytes) -> bytes:
-        """Return the agent's signature under a message."""
-        return self._key.sign(message)
+    def tag_keys(self, other: int) -> TagKeys:
+        """Return the keys by which this agent and another one authenticate what they send each other.
+
+        Raises:
+            SecureSumError: The other one is unknown, or its key is none.
+        """
+        public = self.directory.key(other)
+        before, keys = self._pairs.get(other, (b"", None))
+        if keys is None or before != public:
+            if len(self._pairs) >= MOST_PAIRS:
+                self._pairs.clear()
+            keys = self._agreed(other, public)
+            self._pairs[other] = public, keys
+        return keys
+
+    def _agreed(self, other: int, public: bytes) -> TagKeys:
+        ends = sorted(((self.agent, self._public), (other, public)))
+        purpose = b"agents" + b"".join(struct.pack("<I", agent) + key for agent, key in ends)
+        keys = derived_keys(agreed(self._key, public, f"key of agent {other}"), purpose, 2)
+        return TagKeys(*(keys if self.agent < other else reversed(keys)))
 
     def enter(self, context: bytes) -> None:
         """Note that the agent takes part in a sum, once.
@@ -97,11 +118,13 @@ def new_identities(agents: tuple[int, ...]) -> dict[int, Identity]:
     """Return identities of agents that know each other's keys, for simulations and tests.
 
     >>> identities = new_identities((0, 1))
-    >>> identities[1].directory.verify(0, b"hello", identities[0].sign(b"hello"), "a greeting")
+    >>> tag = identities[0].tag_keys(1).tag(b"hello")
+    >>> identities[1].tag_keys(0).fits(tag, b"hello")
+    True
     """
     check_cryptography()
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-    keys = {agent: Ed25519PrivateKey.generate() for agent in agents}
+    keys = {agent: X25519PrivateKey.generate() for agent in agents}
     directory = Directory({agent: key.public_key().public_bytes_raw() for agent, key in keys.items()})
     return {agent: Identity(agent, key, directory) for agent, key in keys.items()}

@@ -3,8 +3,8 @@
     coordinator   plan, credentials  --invitation-->  Invitation
     agent         Invitation, Terms, its job  --accepted-->  the same plan, or a sentence about what differs
 
-An agent takes from an invitation the members and the number of the attempt alone. All else is compared with its own
-federation, its own job and the broadcast that it has received.
+An agent takes from an invitation the members, their orders and the number of the attempt alone. Orders are compared
+with the rule of the federation, and all else with its own federation, job and broadcast.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fedrl.core.errors import SecureSumError
+from fedrl.secure.channel import TAG
 from fedrl.secure.credential import MOST_BYTES
 from fedrl.secure.graph import default_degree
-from fedrl.secure.messages import ADVERT_PARTS, BOX, COUNT, HASH, HEAD
+from fedrl.secure.messages import BOX, COUNT, HASH, HEAD, KEY_PARTS
+from fedrl.secure.orders import ORDER, JobOrder, check_orders, orders_digest, packed_orders
 from fedrl.secure.plan import SumPlan, context_of, sum_plan
 from fedrl.secure.ring import WORD
 from fedrl.wire.secure_sum import Invitation
@@ -36,6 +38,7 @@ class Terms(NamedTuple):
         entries: Number of entries of a vector.
         minimum: The least number of vectors in a sum.
         verified: Whether agents compare which sets of agents they were shown.
+        weights: The weight that the aggregator gives to an agent with 1, 2, ... local steps, up to the most of a job.
     """
 
     run: str
@@ -44,22 +47,24 @@ class Terms(NamedTuple):
     entries: int
     minimum: int
     verified: bool
+    weights: tuple[float, ...]
 
-    def plan(self, version: int, broadcast: str, attempt: int, members: tuple[int, ...]) -> SumPlan:
+    def plan(self, version: int, broadcast: str, attempt: int, orders: Mapping[int, JobOrder]) -> SumPlan:
         """Return the plan of a sum with the usual degree and threshold.
 
         Args:
             version: Version of the broadcast from which all members trained.
             broadcast: SHA-256 of that broadcast, hexadecimal.
             attempt: A number that no other sum of the version has.
-            members: Numbers of the members, ascending.
+            orders: The order of each member.
 
         Raises:
             ConfigError: No sum has these numbers.
+            SecureSumError: They are no orders.
         """
         digests = bytes.fromhex(self.federation), bytes.fromhex(broadcast)
-        context = context_of(self.run, version, *digests, attempt)
-        return sum_plan(context, members, self.entries, minimum=self.minimum, verified=self.verified)
+        context = context_of(self.run, version, *digests, attempt, orders=orders_digest(orders))
+        return sum_plan(context, tuple(sorted(orders)), self.entries, minimum=self.minimum, verified=self.verified)
 
 
 class AgentJob(NamedTuple):
@@ -70,15 +75,24 @@ class AgentJob(NamedTuple):
         job: Number of the job.
         version: Version of the broadcast from which it trained.
         broadcast: SHA-256 of the broadcast that it has received, hexadecimal.
+        order: Its order.
     """
 
     agent: int
     job: int
     version: int
     broadcast: str
+    order: JobOrder
 
 
-def invitation(plan: SumPlan, terms: Terms, of: AgentJob, attempt: int, credentials: Mapping[int, bytes]) -> Invitation:
+def invitation(
+    plan: SumPlan,
+    terms: Terms,
+    of: AgentJob,
+    attempt: int,
+    credentials: Mapping[int, bytes],
+    orders: Mapping[int, JobOrder],
+) -> Invitation:
     """Return the invitation of an agent.
 
     Args:
@@ -87,6 +101,7 @@ def invitation(plan: SumPlan, terms: Terms, of: AgentJob, attempt: int, credenti
         of: The agent and its job.
         attempt: A number that no other sum of the version has.
         credentials: Credentials of neighbours that this connection has not had yet, by number.
+        orders: The order of each member.
     """
     members = COUNT.pack(len(plan.members)) + struct.pack(f"<{len(plan.members)}I", *plan.members)
     rows = [ENTRY.pack(agent, len(data)) + data for agent, data in sorted(credentials.items())]
@@ -101,7 +116,7 @@ def invitation(plan: SumPlan, terms: Terms, of: AgentJob, attempt: int, credenti
         verified=plan.verified,
         federation=terms.federation,
         broadcast=of.broadcast,
-        content=b"".join([members, *rows]),
+        content=b"".join([members, packed_orders(orders), *rows]),
     )
 
 
@@ -116,7 +131,7 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
     Raises:
         SecureSumError: The invitation differs from what the agent knows; the sentence says where.
     """
-    members, _ = contents(given, terms.agents)
+    orders, _ = contents(given, terms.agents)
     for what, here, there in (
         ("job", mine.job, given.job),
         ("version", mine.version, given.version),
@@ -130,14 +145,17 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
         raise _differs("minimum of agents", f"{terms.minimum} or more", given.minimum)
     if terms.verified and not given.verified:
         raise _differs("comparison of survivors (verified)", terms.verified, given.verified)
-    if mine.agent not in members or len(members) < given.minimum:
-        missing = "it is not among them itself" if mine.agent not in members else f"{given.minimum} are needed"
+    if mine.agent not in orders or len(orders) < given.minimum:
+        missing = "it is not among them itself" if mine.agent not in orders else f"{given.minimum} are needed"
         raise SecureSumError(
-            f"Agent {mine.agent} was invited to a sum of {len(members)} agents, and {missing}: it would not hide the "
+            f"Agent {mine.agent} was invited to a sum of {len(orders)} agents, and {missing}: it would not hide the "
             "vector of this agent."
         )
+    if orders[mine.agent] != mine.order:
+        raise _differs("order (local steps, share)", tuple(mine.order), tuple(orders[mine.agent]))
+    check_orders(orders, terms.agents, terms.weights)
     own = terms._replace(minimum=given.minimum, verified=given.verified)
-    plan = own.plan(mine.version, mine.broadcast, given.attempt, members)
+    plan = own.plan(mine.version, mine.broadcast, given.attempt, orders)
     for what, here, there in (("degree", plan.degree, given.degree), ("threshold", plan.threshold, given.threshold)):
         if here != there:
             raise _differs(what, here, there)
@@ -151,8 +169,8 @@ def _differs(what: str, here: object, there: object) -> SecureSumError:
     )
 
 
-def contents(given: Invitation, agents: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
-    """Return members and credentials of an invitation.
+def contents(given: Invitation, agents: int) -> tuple[dict[int, JobOrder], dict[int, bytes]]:
+    """Return the order of each member, and the credentials of an invitation.
 
     Args:
         given: The invitation.
@@ -167,7 +185,7 @@ def contents(given: Invitation, agents: int) -> tuple[tuple[int, ...], dict[int,
         raise SecureSumError(f"An invitation of {len(given.content)} bytes was cut off ({fault}).") from None
 
 
-def _read(data: bytes, agents: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
+def _read(data: bytes, agents: int) -> tuple[dict[int, JobOrder], dict[int, bytes]]:
     (count,), at = COUNT.unpack_from(data), COUNT.size
     if not 2 <= count <= agents:
         raise SecureSumError(f"An invitation names {count} agents, and a sum has 2 to {agents} in this federation.")
@@ -175,6 +193,8 @@ def _read(data: bytes, agents: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
     if any(a >= b for a, b in pairwise(members)) or members[-1] >= agents:
         raise SecureSumError(f"An invitation names agents twice, out of order, or beyond the {agents} that there are.")
     at += COUNT.size * count
+    orders = {k: JobOrder(*ORDER.unpack_from(data, at + place * ORDER.size)) for place, k in enumerate(members)}
+    at += ORDER.size * count
     found: dict[int, bytes] = {}
     while at < len(data):
         agent, size = ENTRY.unpack_from(data, at)
@@ -182,7 +202,7 @@ def _read(data: bytes, agents: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
         if agent not in members or agent in found or at > len(data):
             raise SecureSumError(f"An invitation has a credential of agent {agent} twice, of nobody, or cut off.")
         found[agent] = data[at - size : at]
-    return members, found
+    return orders, found
 
 
 def largest_reply(entries: int, agents: int) -> int:
@@ -199,6 +219,7 @@ def largest_reply(entries: int, agents: int) -> int:
 def largest_request(agents: int) -> int:
     """Return the largest message to an agent in a sum, in bytes: an invitation with all credentials, or adverts."""
     near = default_degree(max(agents, 2))
-    credentials = COUNT.size * (1 + agents) + near * (ENTRY.size + MOST_BYTES)
-    adverts = HEAD.size + COUNT.size + -(-agents // 8) + near * (COUNT.size + sum(ADVERT_PARTS))
+    credentials = COUNT.size + (COUNT.size + ORDER.size) * agents + near * (ENTRY.size + MOST_BYTES)
+    of_one = 2 * COUNT.size + sum(KEY_PARTS) + TAG
+    adverts = HEAD.size + 2 * COUNT.size + -(-agents // 8) + near * of_one
     return max(credentials, adverts)

@@ -21,7 +21,7 @@ KEY_BYTES = 32
 BLOCK = 1 << 18
 """Bytes of a keystream that are computed at once: a block and the entries that it is added to stay in the cache."""
 AES_BLOCK = 16
-SALT = b"fedrl secure sum 1"
+SALT = b"fedrl secure sum 2"
 _ZEROS = bytes(BLOCK)
 
 
@@ -47,10 +47,20 @@ def derived_key(secret: bytes, purpose: bytes) -> bytes:
     >>> len(derived_key(bytes(32), b"test")), derived_key(bytes(32), b"a") == derived_key(bytes(32), b"b")
     (32, False)
     """
+    return derived_keys(secret, purpose, 1)[0]
+
+
+def derived_keys(secret: bytes, purpose: bytes, count: int) -> list[bytes]:
+    """Return several keys of 32 bytes for one purpose, which say nothing about each other: one call, as it is faster.
+
+    >>> derived_keys(bytes(32), b"a", 2)[0] == derived_key(bytes(32), b"a")
+    True
+    """
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    return HKDF(hashes.SHA256(), KEY_BYTES, SALT, purpose).derive(secret)
+    keys = HKDF(hashes.SHA256(), count * KEY_BYTES, SALT, purpose).derive(secret)
+    return [keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)]
 
 
 def apply_masks(values: np.ndarray, masks: Sequence[Mask], threads: int = 1) -> None:

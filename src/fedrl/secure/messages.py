@@ -1,14 +1,14 @@
 """The messages of a secure sum, and their bytes.
 
     agent                                   coordinator
-    Advert         ---------------------->              fresh public keys, signed
+    Advert         ---------------------->              fresh public keys, a tag for each neighbour
                    <----------------------  AdvertList  those of the neighbours, and who advertised
     SealedShares   ---------------------->              a box for each neighbour, and commitments
                    <----------------------  Delivery    the boxes from the neighbours, and who sent some
     MaskedValues   ---------------------->              the vector with its masks
                    <----------------------  SurvivorList   whose vectors arrived
-    SetSignature   ---------------------->              that it was shown this set of agents
-                   <----------------------  SignatureList  those of the neighbours
+    SurvivorTags   ---------------------->              a tag for each neighbour: it was shown this set of agents
+                   <----------------------  TagList     those from the neighbours
     OpenedShares   ---------------------->              one share of each neighbour, and its own
 
 Every length follows from the plan and from a count that is compared with the plan before anything is read. Agents are
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from fedrl.core.errors import WireError
-from fedrl.secure.identity import SIGNATURE_BYTES
+from fedrl.secure.channel import TAG
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import WORD
 
@@ -33,37 +33,54 @@ BOX = 2 * SHARE + 16
 """Bytes of a box: a share of each secret, and the tag that authenticates them."""
 HEAD = struct.Struct("<4sB8s")
 COUNT = struct.Struct("<I")
-MAGIC = b"FSS1"
+MAGIC = b"FSS2"
 
 
-class Advert(NamedTuple):
+class SumKeys(NamedTuple):
     """The keys of an agent for one sum.
 
     Attributes:
         agent: Its number.
-        channel_key: X25519 key by which a neighbour and it agree on keys for boxes.
+        channel_key: X25519 key by which a neighbour and it agree on keys for boxes and tags.
         mask_key: X25519 key by which a neighbour and it agree on a mask.
         seed_commitment: Commitment to the seed of its own mask.
-        signature: Its signature under all of it and the plan.
     """
 
     agent: int
     channel_key: bytes
     mask_key: bytes
     seed_commitment: bytes
-    signature: bytes
+
+
+class Advert(NamedTuple):
+    """What an agent says of itself at first.
+
+    Attributes:
+        keys: Its keys.
+        tags: For each neighbour, the tag under them that this neighbour can check.
+    """
+
+    keys: SumKeys
+    tags: tuple[tuple[int, bytes], ...]
+
+    @property
+    def agent(self) -> int:
+        """Its number."""
+        return self.keys.agent
 
 
 class AdvertList(NamedTuple):
-    """The adverts of an agent's neighbours.
+    """The keys of an agent's neighbours.
 
     Attributes:
         present: All agents that advertised.
-        adverts: Those of the neighbours.
+        adverts: The keys of each neighbour among them.
+        tags: The tag of each that is for this agent.
     """
 
     present: tuple[int, ...]
-    adverts: tuple[Advert, ...]
+    adverts: tuple[SumKeys, ...]
+    tags: tuple[tuple[int, bytes], ...]
 
 
 class SealedShares(NamedTuple):
@@ -114,26 +131,26 @@ class SurvivorList(NamedTuple):
     present: tuple[int, ...]
 
 
-class SetSignature(NamedTuple):
-    """An agent's signature under the sets of agents that it was shown.
+class SurvivorTags(NamedTuple):
+    """An agent's tags under the sets of agents that it was shown.
 
     Attributes:
         agent: Its number.
-        signature: The signature.
+        tags: For each neighbour whose vector arrived, the tag that this neighbour can check.
     """
 
     agent: int
-    signature: bytes
+    tags: tuple[tuple[int, bytes], ...]
 
 
-class SignatureList(NamedTuple):
-    """The signatures of an agent's neighbours under the sets of agents that they were shown.
+class TagList(NamedTuple):
+    """The tags for an agent, each under the sets of agents that a neighbour was shown.
 
     Attributes:
-        signatures: Each neighbour's.
+        tags: That from each neighbour.
     """
 
-    signatures: tuple[tuple[int, bytes], ...]
+    tags: tuple[tuple[int, bytes], ...]
 
 
 class OpenedShares(NamedTuple):
@@ -149,22 +166,14 @@ class OpenedShares(NamedTuple):
 
 
 SumMessage: TypeAlias = (
-    Advert
-    | AdvertList
-    | SealedShares
-    | Delivery
-    | MaskedValues
-    | SurvivorList
-    | SetSignature
-    | SignatureList
-    | OpenedShares
+    Advert | AdvertList | SealedShares | Delivery | MaskedValues | SurvivorList | SurvivorTags | TagList | OpenedShares
 )
 KINDS: tuple[type[Any], ...] = (
     *(Advert, AdvertList, SealedShares, Delivery, MaskedValues),
-    *(SurvivorList, SetSignature, SignatureList, OpenedShares),
+    *(SurvivorList, SurvivorTags, TagList, OpenedShares),
 )
-ROWS = {"boxes": BOX, "commitments": 2 * HASH, "signatures": SIGNATURE_BYTES, "shares": SHARE}
-ADVERT_PARTS = (PUBLIC, PUBLIC, HASH, SIGNATURE_BYTES)
+ROWS = {"boxes": BOX, "commitments": 2 * HASH, "tags": TAG, "shares": SHARE}
+KEY_PARTS = (PUBLIC, PUBLIC, HASH)
 
 
 def encoded(message: SumMessage, plan: SumPlan) -> bytes:
@@ -179,8 +188,9 @@ def encoded(message: SumMessage, plan: SumPlan) -> bytes:
         elif name == "values":
             parts.append(np.ascontiguousarray(value, WORD).tobytes())
         elif name == "adverts":
-            rows = [COUNT.pack(advert.agent) + b"".join(advert[1:]) for advert in value]
-            parts += [COUNT.pack(len(rows)), *rows]
+            parts += [COUNT.pack(len(value)), *(_key_bytes(each) for each in value)]
+        elif name == "keys":
+            parts.append(_key_bytes(value))
         elif name in ROWS:
             parts += [COUNT.pack(len(value)), *(COUNT.pack(agent) + content for agent, content in value)]
         else:
@@ -234,7 +244,7 @@ class _Reading:
 
     def message(self) -> SumMessage:
         names = self.kind._fields
-        fields: list[Any] = [*self.advert()] if self.kind is Advert else [self.field(name) for name in names]
+        fields = [self.field(name) for name in names]
         if self.at != len(self.data):
             raise WireError(f"{self.kind.__name__} has {len(self.data) - self.at} bytes too many: it is damaged.")
         message: SumMessage = self.kind(*fields)
@@ -247,10 +257,10 @@ class _Reading:
             return self.members()
         if name == "values":
             return np.frombuffer(self.bytes(self.plan.size * WORD.itemsize), WORD)
-        if name == "signature":
-            return self.bytes(SIGNATURE_BYTES)
+        if name == "keys":
+            return self.keys()
         if name == "adverts":
-            return self.ascending([self.advert() for _ in range(self.count())])
+            return self.ascending([self.keys() for _ in range(self.count())])
         return self.ascending([(self.agent(), self.bytes(ROWS[name])) for _ in range(self.count())])
 
     def bytes(self, size: int) -> bytes:
@@ -275,8 +285,8 @@ class _Reading:
             )
         return int(count)
 
-    def advert(self) -> Advert:
-        return Advert(self.agent(), *(self.bytes(size) for size in ADVERT_PARTS))
+    def keys(self) -> SumKeys:
+        return SumKeys(self.agent(), *(self.bytes(size) for size in KEY_PARTS))
 
     def ascending(self, rows: list[Any]) -> tuple[Any, ...]:
         if any(a[0] >= b[0] for a, b in pairwise(rows)):
@@ -289,6 +299,10 @@ class _Reading:
         if bits >> len(members):
             raise WireError(f"{self.kind.__name__} names more agents than were invited to this sum.")
         return tuple(member for place, member in enumerate(members) if bits >> place & 1)
+
+
+def _key_bytes(keys: SumKeys) -> bytes:
+    return COUNT.pack(keys.agent) + b"".join(keys[1:])
 
 
 def _bitmap(present: tuple[int, ...], plan: SumPlan) -> bytes:

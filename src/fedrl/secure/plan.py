@@ -1,4 +1,4 @@
-"""What all parties of one secure sum know before it begins. Its digest is in every signature, key and commitment."""
+"""What all parties of one secure sum know before it begins. Its digest is in every advert, key and commitment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from functools import cached_property
 from fedrl.core.errors import ConfigError
 from fedrl.secure.graph import circulant, default_degree, default_threshold, random_order
 
-PROTOCOL = b"fedrl secure sum 1"
+PROTOCOL = b"fedrl secure sum 2"
 LARGEST_NUMBER = 2**31 - 1
 
 
 def context_of(
-    run: str, version: int, federation: bytes, broadcast: bytes = b"", attempt: int = 0, part: str = ""
+    run: str,
+    version: int,
+    federation: bytes,
+    broadcast: bytes = b"",
+    attempt: int = 0,
+    part: str = "",
+    orders: bytes = b"",
 ) -> bytes:
     """Return what makes one sum unlike every other one, as bytes.
 
@@ -27,11 +33,12 @@ def context_of(
             other's keys; else a coordinator could send parameters from which all but one of them learn nothing.
         attempt: A number that no other sum of the version has.
         part: What is summed, if a version has several sums: the number of a group.
+        orders: Digest of what each member was ordered to do: `fedrl.secure.orders.orders_digest`.
 
     >>> context_of("a", 1, b"") == context_of("a", 2, b"")
     False
     """
-    parts = [PROTOCOL, run.encode(), federation, broadcast, part.encode(), struct.pack("<QQ", version, attempt)]
+    parts = [PROTOCOL, run.encode(), federation, broadcast, part.encode(), orders, struct.pack("<QQ", version, attempt)]
     return b"".join(struct.pack("<I", len(each)) + each for each in parts)
 
 
@@ -46,7 +53,7 @@ class SumPlan:
         degree: Number of neighbours of an agent in the graph.
         threshold: Number of shares that give a secret back.
         minimum: The least number of vectors in a sum that an agent helps to open.
-        verified: Whether agents compare by signatures which set of agents they were shown, in one more phase. It is
+        verified: Whether agents tell each other which set of survivors they were shown, in one more phase. It is
             needed where the coordinator may deviate from the protocol.
         seed: Public randomness for the order of agents in the graph; empty: the context is used.
     """

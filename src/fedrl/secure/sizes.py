@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedrl.secure.additive import AdditivePlan
+from fedrl.secure.channel import TAG
 from fedrl.secure.ckks import SUM_BYTES, VECTOR_BYTES, ciphertexts_of
 from fedrl.secure.encrypted import EncryptedSumPlan
-from fedrl.secure.identity import SIGNATURE_BYTES
 from fedrl.secure.masks import KEY_BYTES
-from fedrl.secure.messages import ADVERT_PARTS, BOX, COUNT, HASH, HEAD, SHARE
+from fedrl.secure.messages import BOX, COUNT, HASH, HEAD, KEY_PARTS, SHARE
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import WORD
 
@@ -36,20 +36,20 @@ def mask_phases(plan: SumPlan) -> tuple[PhaseBytes, ...]:
     """Return the phases of a sum with masks.
 
     >>> [phase.up for phase in mask_phases(SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2))]
-    [177, 397, 4017, 81, 129]
+    [157, 397, 4017, 61, 129]
     """
     head, near, members = HEAD.size, plan.degree, -(-len(plan.members) // 8)
-    who, advert = COUNT.size, COUNT.size + sum(ADVERT_PARTS)
+    who, keys = COUNT.size, COUNT.size + sum(KEY_PARTS)
 
     def rows(count: int, size: int) -> int:
         return COUNT.size + count * (who + size)
 
-    opened, signed = head + who + rows(near + 1, SHARE), head + rows(near, SIGNATURE_BYTES)
+    opened, tagged = head + who + rows(near + 1, SHARE), head + rows(near, TAG)
     phases = (
-        PhaseBytes("adverts", 0, head + advert),
+        PhaseBytes("adverts", 0, keys + tagged),
         PhaseBytes(
             "shares",
-            head + members + COUNT.size + near * advert,
+            members + COUNT.size + near * keys + tagged,
             head + who + rows(near, BOX) + rows(near + 1, 2 * HASH),
         ),
         PhaseBytes("masked", head + members + rows(near, BOX), head + who + plan.size * WORD.itemsize),
@@ -58,8 +58,8 @@ def mask_phases(plan: SumPlan) -> tuple[PhaseBytes, ...]:
         return (*phases, PhaseBytes("opening", head + members, opened))
     return (
         *phases,
-        PhaseBytes("signatures", head + members, head + who + SIGNATURE_BYTES),
-        PhaseBytes("opening", signed, opened),
+        PhaseBytes("tags", head + members, tagged + who),
+        PhaseBytes("opening", tagged, opened),
     )
 
 

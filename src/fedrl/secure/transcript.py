@@ -1,4 +1,4 @@
-"""What both ends of a secure sum compute in the same way: signed texts, purposes of keys, digests of sets of agents."""
+"""What both ends of a secure sum compute in the same way: texts under tags, purposes of keys, digests of sets."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import hashlib
 import struct
 from collections.abc import Sequence
 
-from fedrl.secure.messages import Advert
+from fedrl.secure.messages import SumKeys
 from fedrl.secure.plan import SumPlan
 
 SEED, MASK_KEY = b"seed", b"mask key"
 """The two secrets of an agent. Who has both can read its masked vector."""
 
 
-def advert_text(plan: SumPlan, advert: Advert) -> bytes:
-    """Return what an agent signs in its advert; an advert of another sum has another plan."""
-    keys = advert.channel_key + advert.mask_key + advert.seed_commitment
-    return b"advert" + plan.digest + struct.pack("<I", advert.agent) + keys
+def advert_text(plan: SumPlan, keys: SumKeys) -> bytes:
+    """Return what the tags of an advert are under; an advert of another sum has another plan."""
+    return b"advert" + plan.digest + struct.pack("<I", keys.agent) + b"".join(keys[1:])
 
 
 def set_digest(before: bytes, present: Sequence[int]) -> bytes:
@@ -39,16 +38,21 @@ def seed_purpose(plan: SumPlan, owner: int) -> bytes:
     return b"own mask" + plan.digest + struct.pack("<I", owner)
 
 
-def pair_purpose(plan: SumPlan, first: Advert, second: Advert) -> bytes:
+def pair_purpose(plan: SumPlan, first: SumKeys, second: SumKeys) -> bytes:
     """Return what the common key of two agents is for: their mask. Both give the same, in either order."""
-    one, other = sorted((first, second), key=lambda advert: advert.agent)
-    return b"pair mask" + plan.digest + _digest(plan, one) + _digest(plan, other)
+    return b"pair mask" + _of_both(plan, first, second)
 
 
-def box_purpose(plan: SumPlan, sender: Advert, receiver: Advert) -> bytes:
-    """Return what the key of a box is for: one direction between two agents, in one sum."""
-    return b"box" + plan.digest + _digest(plan, sender) + _digest(plan, receiver)
+def channel_purpose(plan: SumPlan, first: SumKeys, second: SumKeys) -> bytes:
+    """Return what the keys of a channel are for: boxes and tags between two agents, in one sum. Both give the same."""
+    return b"channel" + _of_both(plan, first, second)
 
 
-def _digest(plan: SumPlan, advert: Advert) -> bytes:
-    return hashlib.sha256(advert_text(plan, advert)).digest()
+def _of_both(plan: SumPlan, first: SumKeys, second: SumKeys) -> bytes:
+    one, other = (first, second) if first.agent < second.agent else (second, first)
+    return advert_text(plan, one) + advert_text(plan, other)
+
+
+def survivors_text(digest: bytes) -> bytes:
+    """Return what the tag of an agent is under, which was shown the sets of agents of this digest."""
+    return b"survivors" + digest

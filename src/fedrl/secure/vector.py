@@ -39,7 +39,7 @@ def vector_of(entries: np.ndarray, digits: np.ndarray) -> np.ndarray:
     return np.concatenate([entries, halves.reshape(len(entries), -1)], axis=1)
 
 
-def parts_of(total: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def codes_and_digits(total: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums of codes, int32 `[size]`, and of digits, int64 `[digits, count]`, of a sum of vectors.
 
     Args:
@@ -48,7 +48,7 @@ def parts_of(total: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     >>> import numpy as np
     >>> codes, digits = np.array([[1], [2]], np.int32), np.arange(-9, 9, dtype=np.int32).reshape(2, 9, 1) << 20
-    >>> sums = parts_of(vector_of(codes, digits).sum(0, dtype=np.int32), 1)
+    >>> sums = codes_and_digits(vector_of(codes, digits).sum(0, dtype=np.int32), 1)
     >>> sums[0].tolist(), bool((sums[1] == digits.sum(0)).all())
     ([3], True)
     """

@@ -86,9 +86,9 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
     summed = hidden(federation.summation) is not None
     if summed:
         found += [
-            WouldLeave("Credential", "key", None, clear, "its certificate, and the key by which it signs in sums"),
+            WouldLeave("Credential", "key", None, clear, "its certificate, and the key by which it is known in sums"),
             WouldLeave("JobDone", "fits", 1, clear, "whether the update is finite and within the grid of the sum"),
-            WouldLeave("SumReply", "shares", None, clear, "keys, shares and signatures of each sum, without any data"),
+            WouldLeave("SumReply", "shares", None, clear, "keys, shares and tags of each sum, without any data"),
         ]
     for each in leaving_of(federation, bids):
         message = "Bid" if each.name.startswith("bid") else "Sent"

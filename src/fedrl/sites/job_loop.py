@@ -175,6 +175,8 @@ class JobLoop:
         message = await self.in_thread(jobs.summed, asked)
         if isinstance(message, Declined):
             self._say("declined", f"It takes no part in the sum of job {asked.job}: {message.reason}", asked.job, None)
+        for wrong in [] if jobs.sums is None else jobs.sums.faults:
+            self._say("wrong_message", wrong, asked.job, None)
         if self.jobs is jobs and self.connection is not None:
             await self.connection.send(message)
 

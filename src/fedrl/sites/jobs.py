@@ -199,7 +199,8 @@ class RunJobs:
             copy = self._copy.number, self._reader.wire.bytes_of(self._copy.held)
         kept = Kept(turn.run, task.job, task.version, sent[0], failed, sent[1], copy)
         if vector and not failed:
-            kept = kept._replace(vector=vector, broadcast=self._half.digest_of(broadcast))
+            heard, order = self._half.digest_of(broadcast), (task.steps, task.share)
+            kept = kept._replace(vector=vector, broadcast=heard, order=order)
         kept = kept._replace(beyond=turn.beyond)
         if failed:
             kept = kept._replace(run=self._half.settle(turn.run, Verdict.DROPPED))

@@ -45,6 +45,7 @@ class Kept(NamedTuple):
         copy: Number and bytes of the copy of the server's parameters, under down stages; no bytes if there is none.
         vector: The vector for a secure sum, int32, in place of the update where it is hidden in one; else empty.
         broadcast: SHA-256 of the broadcast from which the vector was trained, 32 bytes; empty without a vector.
+        order: Local steps and share of the job, with a vector; else zeros.
         beyond: Why there is no vector, in this process alone: a number is not finite or beyond the grid of the sum.
     """
 
@@ -57,6 +58,7 @@ class Kept(NamedTuple):
     copy: tuple[int, bytes] = (0, b"")
     vector: bytes = b""
     broadcast: bytes = b""
+    order: tuple[int, float] = (0, 0.0)
     beyond: str = ""
 
 
@@ -181,6 +183,7 @@ class RunMemory:
         number, copy = kept.copy
         if kept.vector:
             beside |= {name: np.frombuffer(getattr(kept, name), np.uint8) for name in ("vector", "broadcast")}
+            beside["order"] = np.array(kept.order, np.float64)  # exact: steps are below 2^31, shares of float32
         if copy:
             beside |= {"copy_number": np.array([number], np.int64), "copy": np.frombuffer(copy, np.uint8)}
         save(self.folder / STATE, "agent", self.federation, kept.run, beside)
@@ -221,7 +224,7 @@ class RunMemory:
         """
         write_private(self.folder / "masked.json", json.dumps(note._asdict()).encode())
 
-    def _beside(self) -> tuple[int, int, bytes, str, bytes, tuple[int, bytes], bytes, bytes]:
+    def _beside(self) -> tuple[int, int, bytes, str, bytes, tuple[int, bytes], bytes, bytes, tuple[int, float]]:
         path = self.folder / STATE
         found = load_beside(path, "agent", self.federation)
         try:
@@ -231,7 +234,8 @@ class RunMemory:
             # States of version 0.x have no bids.
             nothing = np.zeros(0, np.uint8)
             bid, *summed = (found.get(name, nothing).tobytes() for name in ("bid", "vector", "broadcast"))
-            return job, version, update, failed.decode(), bid, copy, *summed
+            steps, share = found.get("order", np.zeros(2)).tolist()
+            return job, version, update, failed.decode(), bid, copy, *summed, (int(steps), share)
         except (KeyError, ValueError, IndexError) as fault:
             raise _damaged(path, fault) from fault
 

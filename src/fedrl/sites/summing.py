@@ -20,7 +20,8 @@ from fedrl.core.errors import ConfigError, SecureSumError, WireError
 from fedrl.secure.agent import SumAgent
 from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
-from fedrl.secure.messages import AdvertList, Delivery, SignatureList, SumMessage, SurvivorList, decoded, encoded
+from fedrl.secure.messages import AdvertList, Delivery, SumMessage, SurvivorList, TagList, decoded, encoded
+from fedrl.secure.orders import JobOrder
 from fedrl.secure.plan import SumPlan
 from fedrl.sites.memory import Kept, MaskedNote, RunMemory
 from fedrl.wire.protocol import one_line
@@ -39,6 +40,7 @@ class SiteSums:
 
     Attributes:
         credential: The credential by which others know the agent.
+        faults: What was wrong in the last message and did not end the agent's part, a sentence each.
     """
 
     def __init__(self, number: int, terms: Terms, signer: SumSigner, authority: bytes, memory: RunMemory) -> None:
@@ -48,6 +50,7 @@ class SiteSums:
         self.credential = signer.credential(terms.run, number)
         self._sum: tuple[AgentJob, int, SumAgent] | None = None  # job, attempt and the agent's machine of the sum
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
+        self.faults: list[str] = []
 
     def reply(self, asked: Invitation | SumRequest, kept: Kept) -> SumReply | Declined:
         """Return the answer to a message; to the last one again the same.
@@ -59,6 +62,7 @@ class SiteSums:
         Raises:
             RunError: The note about a masked vector can't be written; the vector may not leave.
         """
+        self.faults = []
         if self._last is not None and self._last[0] == asked:
             return self._last[1]
         found: SumReply | Declined
@@ -103,11 +107,13 @@ class SiteSums:
             AdvertList: machine.share,
             Delivery: lambda delivery: self._masked(machine, delivery, kept),
             SurvivorList: machine.agree if machine.plan.verified else machine.open,
-            SignatureList: machine.open,
+            TagList: machine.open,
         }
         if type(shown) not in steps:
             raise SecureSumError(f"The coordinator sent a {type(shown).__name__}, which only agents send.")
-        return machine.plan, steps[type(shown)](shown)
+        message = steps[type(shown)](shown)
+        self.faults = machine.faults
+        return machine.plan, message
 
     def _masked(self, machine: SumAgent, delivery: Delivery, kept: Kept) -> SumMessage:
         self._check_unmasked(kept)
@@ -116,7 +122,7 @@ class SiteSums:
         return masked
 
     def _job_of(self, kept: Kept) -> AgentJob:
-        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex())
+        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), JobOrder(*kept.order))
 
     def _check_unmasked(self, kept: Kept) -> None:
         """Refuse a second sum over vectors of one version."""

@@ -1,7 +1,7 @@
 """The messages by which agents and a coordinator carry out a secure sum, since version 1.2 of the protocol.
 
     agent                                coordinator
-    Credential  ----------------------->            before Ready: who signs in sums, certified by the authority
+    Credential  ----------------------->            before Ready: its key for sums, certified by the authority
     JobDone     ----------------------->            a job is done; its vector stays with the agent
                 <-----------------------  Invitation   what the sum is, its members, credentials of neighbours
     SumReply    ----------------------->            keys, or Declined: it takes no part, and why
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 
 class Credential(NamedTuple):
-    """By which key an agent signs in secure sums.
+    """By which key an agent is known in secure sums.
 
     Attributes:
         content: Its certificate, the key and the signature that certifies it: `fedrl.secure.credential`.
@@ -55,7 +55,7 @@ class Invitation(NamedTuple):
         verified: Whether agents compare which sets of agents they were shown.
         federation: Digest of the federation, 64 hexadecimal digits.
         broadcast: SHA-256 of the broadcast that all members have received, 64 hexadecimal digits.
-        content: Numbers of the members, and credentials of neighbours that this connection has not had yet.
+        content: Numbers of the members, the order of each, and credentials of neighbours that are new to it.
     """
 
     job: int

@@ -95,6 +95,22 @@ def test_composite_observations_come_flat():
     np.testing.assert_array_equal(opened(environment, 1).reset([0]), [[0.0, 1.0, 0.0, 0.0, 1.0]])
 
 
+def test_fields_that_are_text_are_left_out_and_named():
+    environment = gymnasium("tests.support.walks:Mission-v0")
+    assert environment.spaces.observation.shape == (5,)
+    (note,) = environment.notes
+    assert "(mission, told.hint)" in note
+    instances = opened(environment, 1)
+    np.testing.assert_array_equal(instances.reset([3]), [[0.0, 1.0, 1.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(instances.step(np.array([1])).next_observation, [[1.0, 1.0, 1.0, 0.0, 1.0]])
+    assert gymnasium("tests.support.walks:Tuples-v0").notes == ()
+
+
+def test_an_environment_that_says_nothing_but_words_is_refused():
+    with pytest.raises(ConfigError, match="Only observations of a fixed size"):
+        gymnasium("tests.support.walks:Talk-v0")
+
+
 def test_instances_that_are_not_active_stand_still():
     instances = opened(gymnasium("tests.support.walks:Walk-v0"), 2)
     instances.reset([0, 0])

@@ -78,11 +78,31 @@ class Host(Executor):
         self._restarts = restarts
         # Agents to begin new episodes before they next train: the stream and the numbers of their seeds.
         self._due: dict[int, tuple[Stream, tuple[int, ...]]] = {}
-        self.rollout = _opened(federation, fleet, self.agents, workers)
+        self.rollout = self._opened(workers)
         self.run = host_programs(federation, plan.collects)
         self._standing: Any = None
         self._instances = learner.num_envs
         self.metrics = []  # known after the first training
+
+    def _opened(self, workers: int | None) -> Any:
+        """Open the environment copies of all agents."""
+        learner, environment = self.federation.learner, self.federation.learner.environment
+        if not isinstance(environment, HostEnvironment):
+            raise ConfigError(
+                f"{environment!r} is no host environment. It runs inside compiled programs. Use the executor Blocks, "
+                "which is far faster."
+            )
+        if environment.common is not None:
+            raise ConfigError(
+                f"The players of {environment!r} are the agents, and Host steps environments of each agent. Use the "
+                "executor fedrl.engines.executors.common_world.Players, the default for it."
+            )
+        check_gathers(learner)
+        settings = instance_settings(environment, self._fleet, learner.num_envs)
+        count = self.agents * learner.num_envs
+        instances = environment.open(settings, workers)
+        rows = count + learner.num_envs
+        return HostRollout(instances, environment, count, rows, learner.num_envs, learner.reads_overview)
 
     def start(
         self, keys: Keys, steps: np.ndarray, policy: Params | None = None, share: np.ndarray | None = None
@@ -267,16 +287,3 @@ class Host(Executor):
             received = (int(team.version[k]), int(self.numbers[k]), int(team.again[k]), step)
             seeds[k] = [seed_of(root, Stream.EPISODES, *received, instance) for instance in range(self._instances)]
         return seeds.reshape(-1).tolist()
-
-
-def _opened(federation: Federation, fleet: PyTree, agents: int, workers: int | None) -> HostRollout:
-    learner, environment = federation.learner, federation.learner.environment
-    if not isinstance(environment, HostEnvironment):
-        raise ConfigError(
-            f"{environment!r} is no host environment. It runs inside compiled programs. Use the executor Blocks, which "
-            "is far faster."
-        )
-    check_gathers(learner)
-    instances = environment.open(instance_settings(environment, fleet, learner.num_envs), workers)
-    count = agents * learner.num_envs
-    return HostRollout(instances, environment, count, count + learner.num_envs, learner.num_envs)

@@ -12,6 +12,7 @@ from fedrl.core.checks import check_positive
 from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import Failure, Instances
+from fedrl.core.host_players import Living
 from fedrl.core.keys import Stream, keys_of
 from fedrl.core.learner import Learner
 from fedrl.core.measures import counting, step_values
@@ -61,10 +62,10 @@ def played_host(
         restarts: How often an episode is repeated after its environment failed; its return is NaN after that.
 
     Returns:
-        The undiscounted returns, float64 `[agents, episodes]`, and the sums of the environment's measures, float64
-        `[agents]` by the names of `fedrl.core.measures.Counting.parts`, with "episodes" and "steps", and the
-        lengths of the episodes, int64 `[agents, episodes]`, and the failures of environments, those after which an
-        episode was repeated as well.
+        The undiscounted returns, float64 `[agents, episodes]`, in a world the means over its players, and the sums of
+        the environment's measures, float64 `[agents]` by the names of `fedrl.core.measures.Counting.parts`, with
+        "episodes" and "steps", and the lengths of the episodes, int64 `[agents, episodes]`, and the failures of
+        environments, those after which an episode was repeated as well.
     """
     environment = learner.environment
     if not isinstance(environment, HostEnvironment):
@@ -72,7 +73,7 @@ def played_host(
     check_positive(episodes=episodes)
     agents = jax.tree.leaves(fleet)[0].shape[0]
     width = min(episodes, max(learner.num_envs, 1))
-    act = _greedy(learner, agents, stacked)
+    act = acting_greedily(learner, agents, stacked)
     run, each = keys_of(seed).run.tobytes(), -(-episodes // width) * width
     seeds = np.reshape(instance_seeds(run, Stream.EVALUATION, range(agents), each), (agents, each))
     instances = environment.open(instance_settings(environment, fleet, width), workers)
@@ -111,6 +112,7 @@ class _Batch:
         self._environment, self._how = learner.environment, counting(learner.environment.measures)
         self.returned, self.lengths = np.zeros(count), np.zeros(count, np.int64)
         self.sums = {name: np.zeros(count) for name in (*self._how.parts, "steps")}
+        self._living = Living(learner.environment.players, count)
 
     def play(
         self, instances: Instances, act: Callable[[np.ndarray], jax.Array], seeds: np.ndarray, going: np.ndarray
@@ -119,6 +121,7 @@ class _Batch:
         going, failed = going.copy(), dict[int, tuple[int, Failure]]()
         self._clear(going)
         observation = instances.reset(seeds.reshape(-1).tolist(), going).copy()
+        self._living.begin(going)
         while True:
             for row in np.flatnonzero(going & _nan(observation)).tolist():
                 wrong = not_finite(instances.name, "observation", observation[row])
@@ -127,10 +130,10 @@ class _Batch:
             going[list(failed)] = False
             if not going.any():
                 break
-            after = instances.step(np.asarray(act(observation)), going)
+            after, earned = self._living.after(instances.step(np.asarray(act(observation)), going), going)
             standing = going.copy()
             standing[list(instances.failed)] = False
-            self.returned += np.where(standing, after.reward, 0.0)
+            self.returned += np.where(standing, earned, 0.0)
             self.lengths += going
             done = after.terminated | after.truncated
             for name, values in step_values(self._how.parts, after.measures, self._environment).items():
@@ -154,7 +157,9 @@ def _nan(observation: np.ndarray) -> np.ndarray:
 
 
 @numbered_programs
-def _greedy(template: Template[Learner], agents: int, stacked: bool) -> Callable[[Params, np.ndarray], jax.Array]:
+def acting_greedily(
+    template: Template[Learner], agents: int, stacked: bool
+) -> Callable[[Params, np.ndarray], jax.Array]:
     """Return the greedy policy for the rows of all agents, compiled once."""
     key = jax.random.key(0)  # `act` takes a key, but a greedy policy does not use it
 
@@ -162,6 +167,8 @@ def _greedy(template: Template[Learner], agents: int, stacked: bool) -> Callable
         def one(own: Params, seen: jax.Array) -> jax.Array:
             return learner.act(key, own, seen, True)
 
-        return by_row(jax.vmap(one, (0 if stacked else None, 0))(params, by_agent(observation, agents)))
+        players = learner.environment.players
+        seen = by_agent(observation, agents, players)
+        return by_row(jax.vmap(one, (0 if stacked else None, 0))(params, seen), players)
 
     return template.jit(act)

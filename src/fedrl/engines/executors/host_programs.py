@@ -83,7 +83,14 @@ def host_programs(template: Template[Federation], collects: str) -> Programs:
         seen: Trajectory,
     ) -> tuple[AgentState, PyTree, Metrics]:
         size = going.shape[0]
-        own = jax.tree.map(lambda x: jax.vmap(by_agent, (0, None), 1)(x, size), seen)
+        players = federation.learner.environment.players
+
+        def dealt(x: jax.Array | None, players: int | None) -> jax.Array | None:
+            return None if x is None else jax.vmap(lambda rows: by_agent(rows, size, players), 0, 1)(x)
+
+        # An overview is of a whole copy, not of a player.
+        above = {name: dealt(getattr(seen, name), None) for name in ("overview", "next_overview")}
+        own = Trajectory(*(dealt(x, players) for x in seen[:-2]), **above)  # type: ignore[arg-type]
         one = jax.vmap(partial(work_one, federation), (0, 0, 0, 0, 0, 0, None, 0))
         return one(received, asked, starts, agents, totals, going, step, own)
 
@@ -137,8 +144,8 @@ def act(
     def one(key: Key, params: tuple[Params, ...], observation: jax.Array) -> jax.Array:
         return explore(federation.learner, jax.random.fold_in(key, time), params, observation)
 
-    own = jax.random.wrap_key_data(keys)
-    return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys))))
+    own, players = jax.random.wrap_key_data(keys), federation.learner.environment.players
+    return by_row(jax.vmap(one)(own, params, by_agent(observation, len(keys), players)), players)
 
 
 def begin_one(

@@ -2,8 +2,8 @@
 
     observation --choose(step, observation)--> action --instances.step--> HostStep --> Trajectory
 
-The arrays are `[time, rows, *features]`. Rows are agents times copies, in this order; further rows belong to empty
-seats and are never stepped.
+The arrays are `[time, rows, *features]`, in a world `[time, rows, players, *features]`. Rows are agents times copies,
+in this order; further rows belong to empty seats and are never stepped.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.environment import AnyEnvironment, Space
-from fedrl.core.host import Failure, Instances
+from fedrl.core.environment import ActionSpace, AnyEnvironment
+from fedrl.core.host import Failure, HostStep, Instances
+from fedrl.core.host_players import Living
 from fedrl.core.keys import Root, Stream, derived
 from fedrl.core.learner import Trajectory
 from fedrl.core.measures import counting, step_values
+from fedrl.core.players import dealt, rows
 from fedrl.core.types import PyTree
 from fedrl.engines.environment_failures import EnvironmentFailure, not_finite, unusable
 
@@ -33,14 +35,25 @@ class HostRollout:
         steps_taken: Number of times that copies were stepped.
     """
 
-    def __init__(self, instances: Instances, environment: AnyEnvironment, count: int, rows: int, num_envs: int) -> None:
+    def __init__(
+        self,
+        instances: Instances,
+        environment: AnyEnvironment,
+        count: int,
+        rows: int,
+        num_envs: int,
+        overview: bool = False,
+    ) -> None:
         self.close = instances.close
         self.failures: dict[int, EnvironmentFailure] = {}
         self.steps_taken = 0
         self._instances, self._count, self._num_envs = instances, count, num_envs
         self._steps = np.zeros(count, int)  # of the current episode of each copy
         self._spaces = environment.spaces
-        self._observation = _zeros((rows,), environment.spaces.observation)
+        self._overview = environment.overview if overview else None
+        self._living = Living(environment.players, count)
+        self._each = () if environment.players is None else (environment.players,)
+        self._observation = _zeros((rows, *self._each), environment.spaces.observation)
         self._returned = np.zeros(count)
         self._environment, self._how = environment, counting(environment.measures)
         self._running = {name: np.zeros(count) for name in self._how.summed}
@@ -49,6 +62,7 @@ class HostRollout:
         """Begin an episode in every environment copy, or in those of the mask `where`, with these seeds."""
         here = np.ones(self._count, bool) if where is None else where
         self._observation[: self._count] = self._instances.reset(seeds, here)
+        self._living.begin(here)
         for running in (self._returned, self._steps, *self._running.values()):
             running[here] = 0
         self._note()
@@ -76,36 +90,29 @@ class HostRollout:
             metrics, for each copy in float64: "episodes", "episode_return" and the environment's measures. With seeds,
             an episode that was cut off counts as ended.
         """
-        time, here = (steps, len(active)), self._standing(active[: self._count])
+        here = self._standing(active[: self._count])
         if seeds is not None:
             self.reset(seeds, here)
             here = self._standing(here)
         taken = self._steps.copy()
         # New arrays in every call: JAX dispatches asynchronously, so a compiled program may still read the last ones.
-        seen: dict[str, np.ndarray] = {
-            "observation": _zeros(time, self._spaces.observation),
-            "action": _zeros(time, self._spaces.action),
-            "reward": np.zeros(time, np.float32),
-            "terminated": np.zeros(time, bool),
-            "truncated": np.zeros(time, bool),
-            "next_observation": _zeros(time, self._spaces.observation),
-        }
+        seen = self._blank(steps, len(active))
         sums = {name: np.zeros(self._count) for name in ("episodes", "episode_return", *self._how.parts)}
         sums |= {"steps": np.zeros(self._count)} if self._how.steps else {}
         for step in range(steps if here.any() else 0):
             shown, chosen = seen["observation"][step], seen["action"][step]
             shown[:] = self._observation
             chosen[rows] = choose(step, shown[rows])
-            after = self._instances.step(chosen[: self._count], here)
+            self._look(seen, step)
+            after, earned = self._living.after(self._instances.step(chosen[: self._count], here), here)
             self.steps_taken += 1
             self._steps += here
             if self._instances.failed:
                 self._note()
                 here = self._standing(here)
-            for name in ("reward", "terminated", "truncated", "next_observation"):
-                seen[name][step, : self._count] = getattr(after, name)
+            self._record(seen, step, after)
             self._observation[: self._count] = after.observation
-            self._returned += np.where(here, after.reward, 0.0)
+            self._returned += np.where(here, earned, 0.0)
             values = step_values(self._how.parts, after.measures, self._environment)
             for name in self._how.summed:
                 self._running[name] += np.where(here, values[name], 0.0)
@@ -125,6 +132,37 @@ class HostRollout:
             self._end(sums, values, here)
         self._check_numbers(seen, taken)
         return Trajectory(**cast(Any, seen)), sums
+
+    def _blank(self, steps: int, rows: int) -> dict[str, np.ndarray]:
+        """Return the arrays of a trajectory."""
+        time, whole = (steps, rows, *self._each), (steps, rows)
+        seen: dict[str, np.ndarray] = {
+            "observation": _zeros(time, self._spaces.observation),
+            "action": _zeros(time, self._spaces.action),
+            "reward": np.zeros(time, np.float32),
+            "terminated": np.zeros(time, bool),
+            "truncated": np.zeros(time, bool),
+            "next_observation": _zeros(time, self._spaces.observation),
+        }
+        if self._each:
+            seen["alive"] = np.zeros(time, bool)
+        if self._overview is not None:
+            seen |= {name: _zeros(whole, self._overview.space) for name in ("overview", "next_overview")}
+        return seen
+
+    def _look(self, seen: dict[str, np.ndarray], step: int) -> None:
+        """Note who is alive before a step, and what an observer of the whole world sees."""
+        if self._each:
+            seen["alive"][step, : self._count] = self._living.alive
+        if self._overview is not None:
+            seen["overview"][step, : self._count] = self._instances.overview  # type: ignore[attr-defined]
+
+    def _record(self, seen: dict[str, np.ndarray], step: int, after: HostStep) -> None:
+        """Note the outcome of a step."""
+        for name, array in self._living.transition(after).items():
+            seen[name][step, : self._count] = array
+        if self._overview is not None:
+            seen["next_overview"][step, : self._count] = after.next_overview
 
     def _standing(self, rows: np.ndarray) -> np.ndarray:
         """Return the mask of those of these rows whose agents have not failed."""
@@ -147,7 +185,9 @@ class HostRollout:
         for name, value in unusable(seen):
             for row in dict.fromkeys(np.nonzero(value)[1].tolist()):
                 time = int(np.argmax(value[:, row]))
-                over = np.flatnonzero((seen["terminated"] | seen["truncated"])[:time, row])
+                # An episode of a world ends in the step that ends it for all players.
+                ends = (seen["terminated"] | seen["truncated"])[:time, row]
+                over = np.flatnonzero(ends.reshape(len(ends), -1).all(-1))
                 step = time - int(over[-1]) if len(over) else int(taken[row]) + time + 1
                 wrong = seen[name][time, row]
                 self._fail(row, not_finite(self._instances.name, name, wrong), step)
@@ -185,16 +225,21 @@ def seed_of(run: Root, stream: Stream, *numbers: int) -> int:
     return int(derived(run, stream, *numbers)[0, 0] >> 1)
 
 
-def by_agent(rows: jax.Array, agents: int) -> jax.Array:
-    """`[agents * num_envs, *features]` as `[agents, *features, num_envs]`."""
-    return jnp.moveaxis(rows.reshape(agents, -1, *rows.shape[1:]), 1, -1)
+def by_agent(copies: jax.Array, agents: int, players: int | None = None) -> jax.Array:
+    """`[agents * num_envs, *features]` as `[agents, *features, num_envs]`.
+
+    In a world, `[agents * num_envs, players, *features]` as `[agents, *features, players * num_envs]`.
+    """
+    apart = copies.reshape(agents, -1, *copies.shape[1:])
+    return jnp.moveaxis(apart, 1, -1) if players is None else rows(jnp.moveaxis(apart, (1, 2), (-1, -2)), players)
 
 
-def by_row(values: jax.Array) -> jax.Array:
-    """`[agents, *features, num_envs]` as `[agents * num_envs, *features]`."""
-    moved = jnp.moveaxis(values, -1, 1)
+def by_row(values: jax.Array, players: int | None = None) -> jax.Array:
+    """Return the inverse of `by_agent`."""
+    apart = dealt(values, players)
+    moved = jnp.moveaxis(apart, -1, 1) if players is None else jnp.moveaxis(apart, (-1, -2), (1, 2))
     return moved.reshape(-1, *moved.shape[2:])
 
 
-def _zeros(batch: tuple[int, ...], space: Space) -> np.ndarray:
+def _zeros(batch: tuple[int, ...], space: ActionSpace) -> np.ndarray:
     return np.zeros((*batch, *space.shape), space.dtype)

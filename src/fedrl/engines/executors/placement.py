@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedrl.core.component import Call, record
-from fedrl.core.environment import HostEnvironment
+from fedrl.core.environment import HostEnvironment, common_of
 from fedrl.engines.executors.blocks import Blocks
 from fedrl.engines.executors.executor import Executor
 from fedrl.federation.federation import Federation
@@ -40,7 +40,12 @@ def executor_of(chosen: Placement | Callable[..., Executor] | None, federation: 
     chosen = chosen.build if isinstance(chosen, Placement) else chosen
     if chosen is not None:
         return chosen
-    if isinstance(federation.learner.environment, HostEnvironment):
+    environment = federation.learner.environment
+    if common_of(environment) is not None:
+        from fedrl.engines.executors.common_world import Players
+
+        return Players
+    if isinstance(environment, HostEnvironment):
         from fedrl.engines.executors.host import Host
 
         return Host

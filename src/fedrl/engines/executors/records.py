@@ -36,6 +36,7 @@ class Team(NamedTuple):
         trained: Number of calls of `train`, `[1]`.
         restarts: Number of restarts of each agent.
         ahead: Results of packed agents that trained before they were due; () if none ever does.
+        world: Where the copies of a common world are, `[1, words]`; () if each agent has environments of its own.
     """
 
     states: np.ndarray
@@ -49,6 +50,7 @@ class Team(NamedTuple):
     trained: np.ndarray
     restarts: np.ndarray
     ahead: TrainedAhead | tuple[()] = ()
+    world: Any = ()
 
 
 class Agents(NamedTuple):

@@ -27,6 +27,7 @@ from fedrl.core.summation import check_open
 from fedrl.core.types import Broadcast, Params, PyTree, Update
 from fedrl.engines.aggregation import beyond_range
 from fedrl.engines.bidding import Bidding
+from fedrl.engines.common_worlds import check_together
 from fedrl.engines.executors.placement import executor_of
 from fedrl.engines.executors.records import Agents, ExecutorPlan
 from fedrl.engines.halves.adding import rounding
@@ -130,6 +131,7 @@ class AgentHalf:
         check_roots(run=run, secret=secret)
         if not vectors:
             check_open(federation.summation)
+        check_together(federation, "in processes of their own")
         check_setting(federation, setting)
         usual = federation.local_steps if steps is None else steps
         if not (_whole(number, 0, LARGEST) and _whole(usual, 1, federation.local_steps)):

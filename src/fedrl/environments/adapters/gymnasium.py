@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import re
@@ -15,17 +16,19 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from fedrl.core.component import component
-from fedrl.core.environment import Box, Discrete, HostEnvironment, Space, Spaces
+from fedrl.core.environment import ActionSpace, Box, Discrete, HostEnvironment, Product, Space, Spaces
 from fedrl.core.errors import ConfigError, FedrlError, nearest
 from fedrl.core.host import Instances
 from fedrl.core.imports import imported, is_reference, named, own_traceback, reference_to
 from fedrl.core.measures import Measure, counting
 from fedrl.core.ranges import Count, Positive
 from fedrl.core.types import PyTree
-from fedrl.environments.adapters.settings import check_names, settings_record
+from fedrl.environments.adapters.entries import leaves
+from fedrl.environments.adapters.observations import WithoutText
+from fedrl.environments.adapters.settings import check_names, leaf_of, rows_of_settings, settings_record
 from fedrl.environments.adapters.shard import constructor_of, open_environment
 from fedrl.environments.adapters.vector import TIMEOUT_S, open_instances
-from fedrl.environments.choices import is_choice, numbered, valued
+from fedrl.environments.choices import is_choice
 
 RENDER_MODE = "rgb_array"
 """The render mode of films: each picture is an array."""
@@ -43,8 +46,10 @@ def gymnasium(
     """Build an environment of Gymnasium: a registered one, or a class or function of your own that returns one.
 
     Observations: Box, as float32 of the same shape; Discrete, counted from 0; any other space that Gymnasium can
-    flatten, as one vector. Actions: Discrete, or Box; continuous actions are clipped to the Box, not rescaled. A step
-    that both terminates and truncates counts as a termination. What is in `settings` may differ between agents.
+    flatten, as one vector, without its fields that are text (`notes` of the environment names them). Actions:
+    Discrete, Box, MultiDiscrete, MultiBinary, and Tuple and Dict of these, as one decision of several choices;
+    continuous ones are clipped to their Box, not rescaled. A step that both terminates and truncates counts as a
+    termination. What is in `settings` may differ between agents.
 
     Args:
         id: Id of the environment, such as "LunarLander-v3"; "module:Id-v0" imports the module that registers it. Or a
@@ -92,14 +97,7 @@ def gymnasium(
 
     def given(params: PyTree) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """Return the keyword arguments and the attributes of each environment copy."""
-        columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
-        rows = [
-            {
-                name: valued(column[i]) if name in choices else _like(defaults[name], column[i])
-                for name, column in columns.items()
-            }
-            for i in range(len(jax.tree.leaves(params)[0]))
-        ]
+        rows = rows_of_settings(params, defaults)
         return [
             (
                 fixed | {name: value for name, value in row.items() if name in arguments},
@@ -121,7 +119,7 @@ def gymnasium(
             )
         return open_environment(spec, options_of_one | {"render_mode": RENDER_MODE}, attributes)
 
-    params = settings_record({name: _leaf(name, value) for name, value in defaults.items()})
+    params = settings_record({name: leaf_of(name, value) for name, value in defaults.items()})
     exact = (example.observation_space, example.action_space)
     return HostEnvironment(
         params,
@@ -132,7 +130,21 @@ def gymnasium(
         gymnasium_spaces=exact,
         choices=choices,
         open_rendered=open_rendered,
+        notes=_notes(title, example),
     )
+
+
+def _notes(id: str, environment: gym.Env) -> tuple[str, ...]:
+    """Return what a user has to know of how an environment is seen."""
+    while isinstance(environment, gym.Wrapper):
+        if isinstance(environment, WithoutText):
+            names = ", ".join(environment.left_out)
+            return (
+                f"{id} has text in its observations ({names}). A network reads numbers, so it is left out, and no "
+                "policy sees it. Wrap the environment to give its content as numbers.",
+            )
+        environment = environment.env
+    return ()
 
 
 def check_render_mode(name: str, metadata: Mapping[str, Any]) -> None:
@@ -184,19 +196,6 @@ def _own_limit(environment: gym.Env) -> int | None:
             return int(environment._max_episode_steps)
         environment = environment.env
     return None
-
-
-def _leaf(name: str, value: Any) -> Any:
-    """Return the number of a setting in a fleet."""
-    if is_choice(value):
-        return np.int32(numbered(name, value))
-    if not np.isfinite(value):
-        raise ConfigError(f"settings.{name} is {value}. It needs to be a finite number. Choose one in this range.")
-    if not isinstance(value, int):
-        return np.float32(value)
-    if abs(value) >= 2**31:
-        raise ConfigError(f"settings.{name} is {value}, beyond 32 bits. Give it as a string.")
-    return np.int32(value)
 
 
 def _opened(id: str, spec: Any, arguments: Mapping[str, Any]) -> gym.Env:
@@ -262,14 +261,6 @@ def _check_settings(
             raise ConfigError(f"{name} is {value!r}. It is an attribute of {id}, which can be set to a number only.")
 
 
-def _like(default: Any, value: float) -> Any:
-    """Return the default if the value is the same in float32; a whole number is exact."""
-    if isinstance(value, int):
-        return value
-    # Fleets are float32: without this, a default such as 9.8 would reach the environment as 9.800000190734863.
-    return default if np.float32(default) == np.float32(value) else value
-
-
 def _spaces(id: str, environment: gym.Env) -> Spaces:
     observation, action = environment.observation_space, environment.action_space
     for name, space in (("observations", observation), ("actions", action)):
@@ -278,17 +269,31 @@ def _spaces(id: str, environment: gym.Env) -> Spaces:
                 f"{id} has {name} in {space}, which has no entries. There is nothing to learn from or to decide. Give "
                 "the space a shape with at least one entry."
             )
-    if isinstance(action, gym.spaces.Discrete | gym.spaces.Box) and isinstance(
-        observation, gym.spaces.Discrete | gym.spaces.Box
-    ):
-        return Spaces(_space(observation), _space(action))
+    if isinstance(observation, gym.spaces.Discrete | gym.spaces.Box):
+        with contextlib.suppress(TypeError):
+            return Spaces(_space(observation), action_space(action))
     raise ConfigError(
-        f"{id} has observations in {observation} and actions in {action}. Only observations of a fixed size and "
-        "actions in a Discrete or Box space are supported. Register a wrapped version of it."
+        f"{id} has observations in {observation} and actions in {action}. Only observations of a fixed size are "
+        "supported, and actions that are discrete or continuous or made of such choices (MultiDiscrete, MultiBinary, "
+        "Tuple, Dict). Register a wrapped version of it."
     )
+
+
+def action_space(space: gym.Space) -> ActionSpace:
+    """Return the space of actions in the form of a learner.
+
+    Raises:
+        ConfigError: A choice has no entries, or too many values.
+        TypeError: There is another kind of space in it.
+    """
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.Box):
+        return _space(space)
+    return Product(tuple(_space(part) for part in leaves(space)))  # type: ignore[arg-type]
 
 
 def _space(space: gym.spaces.Discrete | gym.spaces.Box) -> Space:
     if isinstance(space, gym.spaces.Discrete):
         return Discrete(int(space.n))
+    if 0 in space.shape:  # a part of an action, which is refused
+        return Box(space.shape)
     return Box(space.shape, float(space.low.min()), float(space.high.max()))

@@ -7,6 +7,7 @@ from dataclasses import fields
 from types import ModuleType
 from typing import Any
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,8 @@ LIMIT = "max_steps_in_episode"
 def gymnax(id: str, max_steps: Count | None = None, options: Mapping[str, Any] | None = None) -> Environment:
     """Build an environment of gymnax from its id; every number among its parameters may differ between agents.
 
-    Continuous actions are clipped to the action space. A step that both terminates and truncates is a termination.
+    Continuous actions are clipped to the action space, each entry to its own bounds. A step that both terminates and
+    truncates is a termination.
 
     Args:
         id: Id of the environment, such as "CartPole-v1" or "Breakout-MinAtar".
@@ -41,10 +43,9 @@ def gymnax(id: str, max_steps: Count | None = None, options: Mapping[str, Any] |
     inner, defaults = library.make(id, **(options or {}))
     if max_steps is not None:
         defaults = defaults.replace(**{LIMIT: max_steps})
-    spaces = Spaces(
-        _space(id, inner.observation_space(defaults)),
-        _space(id, inner.action_space(defaults)),
-    )
+    theirs = (inner.observation_space(defaults), inner.action_space(defaults))
+    exact = tuple(_exact(id, space) for space in theirs)
+    spaces = Spaces(*map(_space, exact))
     numbers = {
         field.name: value
         for field in fields(defaults)
@@ -65,8 +66,8 @@ def gymnax(id: str, max_steps: Count | None = None, options: Mapping[str, Any] |
     def step(key: Key, params: PyTree, state: State, action: jax.Array) -> tuple[Timestep, State]:
         # Not `inner.step`, which resets at the end of an episode: the observation before the reset would be lost, and
         # rollouts reset themselves.
-        if isinstance(spaces.action, Box):
-            action = jnp.clip(action, spaces.action.low, spaces.action.high)
+        if isinstance(exact[1], gym.spaces.Box):
+            action = jnp.clip(action, exact[1].low, exact[1].high)
         setting = full(params)
         observation, state, reward, terminated, _ = inner.step_env(key, state, action, setting)
         terminated = jnp.asarray(terminated, bool)
@@ -75,7 +76,8 @@ def gymnax(id: str, max_steps: Count | None = None, options: Mapping[str, Any] |
         return timestep, jax.tree.map(strong, state)
 
     record = settings_record(numbers)
-    return Environment(record, spaces, draw_keys, draw_keys, reset, step, int(getattr(defaults, LIMIT)))
+    limit = int(getattr(defaults, LIMIT))
+    return Environment(record, spaces, draw_keys, draw_keys, reset, step, limit, gymnasium_spaces=(exact[0], exact[1]))
 
 
 def _imported() -> ModuleType:
@@ -93,10 +95,19 @@ def _numeric(value: Any) -> bool:
     return isinstance(value, int | float | np.ndarray | jax.Array) and not isinstance(value, bool)
 
 
-def _space(id: str, space: Any) -> Space:
+def _exact(id: str, space: Any) -> gym.spaces.Discrete | gym.spaces.Box:
+    """Return a space of gymnax as one of Gymnasium, with the bounds of each entry."""
     kind = type(space).__name__
     if kind == "Discrete":
-        return Discrete(int(space.n))
+        return gym.spaces.Discrete(int(space.n))
     if kind == "Box":
-        return Box(tuple(space.shape), float(np.min(space.low)), float(np.max(space.high)))
+        shape = tuple(space.shape)
+        low, high = (np.broadcast_to(np.asarray(bound, np.float32), shape) for bound in (space.low, space.high))
+        return gym.spaces.Box(low, high, shape, np.float32)
     raise ConfigError(f"{id} has a {kind} space. Only Discrete and Box are supported. Choose another environment.")
+
+
+def _space(space: gym.spaces.Discrete | gym.spaces.Box) -> Space:
+    if isinstance(space, gym.spaces.Discrete):
+        return Discrete(int(space.n))
+    return Box(space.shape, float(space.low.min()), float(space.high.max()))

@@ -9,8 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedrl.core.errors import ConfigError
+from fedrl.core.types import PyTree
+from fedrl.environments.choices import is_choice, numbered, valued
 
 NOTHING = {"unused": 0.0}
 
@@ -62,3 +65,40 @@ def check_names(names: Iterable[str]) -> None:
                 f"{name!r} can't be a setting. A setting is a public attribute or argument of the environment. "
                 "Give one of those."
             )
+
+
+def leaf_of(name: str, value: Any) -> Any:
+    """Return the number of a setting in a fleet.
+
+    Raises:
+        ConfigError: It is not finite, or a whole number beyond 32 bits.
+    """
+    if is_choice(value):
+        return np.int32(numbered(name, value))
+    if not np.isfinite(value):
+        raise ConfigError(f"settings.{name} is {value}. It needs to be a finite number. Choose one in this range.")
+    if not isinstance(value, int):
+        return np.float32(value)
+    if abs(value) >= 2**31:
+        raise ConfigError(f"settings.{name} is {value}, beyond 32 bits. Give it as a string.")
+    return np.int32(value)
+
+
+def rows_of_settings(params: PyTree, defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the values of the settings of each environment copy, from parameters with a leading axis of copies."""
+    columns = {name: np.asarray(column).tolist() for name, column in params._asdict().items() if name in defaults}
+    return [
+        {
+            name: valued(column[i]) if is_choice(defaults[name]) else _like(defaults[name], column[i])
+            for name, column in columns.items()
+        }
+        for i in range(len(jax.tree.leaves(params)[0]))
+    ]
+
+
+def _like(default: Any, value: float) -> Any:
+    """Return the default if the value is the same in float32; a whole number is exact."""
+    if isinstance(value, int):
+        return value
+    # Fleets are float32: without this, a default such as 9.8 would reach the environment as 9.800000190734863.
+    return default if np.float32(default) == np.float32(value) else value

@@ -3,8 +3,8 @@
     arrays: seed, action, active, anew --> [ reset | step ] --> observation, reward, terminated, truncated, infos
                                                             --> failed: the copies that raised, or returned nonsense
 
-This file imports nothing of fedrl: a worker process loads it by its path, in a quarter of a second, because it does not
-load JAX.
+A worker process loads this file by its path, in a quarter of a second, because it does not load JAX. So it imports
+nothing of fedrl but files that are loaded in the same way: `LIGHT` in worker.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+
+from fedrl.environments.adapters.entries import element_of, leaves, shape_of
+from fedrl.environments.adapters.observations import flat_observations
 
 RESET, STEP = b"r", b"s"
 ALIGNMENT = 64
@@ -73,9 +76,7 @@ def open_environment(spec: Any, arguments: Mapping[str, Any], attributes: Mappin
     environment = gym.make(spec, disable_env_checker=True, **made)
     for name, value in attributes.items():
         setattr(environment.unwrapped, name, value)
-    if not isinstance(environment.observation_space, gym.spaces.Discrete | gym.spaces.Box):
-        environment = gym.wrappers.FlattenObservation(environment)
-    return environment
+    return flat_observations(environment)
 
 
 def fields(
@@ -87,7 +88,8 @@ def fields(
     """
 
     def batch(space: gym.Space) -> tuple[tuple[int, ...], str]:
-        return (count, *(space.shape or ())), "i4" if isinstance(space, gym.spaces.Discrete) else "f4"
+        whole = all(isinstance(part, gym.spaces.Discrete) for part in leaves(space))
+        return (count, *shape_of(space)), "i4" if whole else "f4"
 
     flag = ((count,), "?")
     return {
@@ -229,7 +231,7 @@ class Shard:
         self.environments[row] = environment
         seen, done = environment.observation_space, environment.action_space
         for name, space in (("observation", seen), ("action", done)):
-            if (space.shape or ()) != self.arrays[name].shape[1:]:
+            if shape_of(space) != self.arrays[name].shape[1:]:
                 raise ReturnedError(
                     f"has {name}s in {space}, and the first copy has the shape {self.arrays[name].shape[1:]}"
                 )
@@ -237,6 +239,7 @@ class Shard:
         self._seen = _numbered(seen) if isinstance(seen, gym.spaces.Discrete) else _shaped(seen)
         self._first_done = int(done.start) if isinstance(done, gym.spaces.Discrete) else None
         self._bounds = (done.low, done.high) if isinstance(done, gym.spaces.Box) else None
+        self._element = element_of(done)
         self._action_dtype = done.dtype
 
     def _close(self, row: int) -> None:
@@ -250,7 +253,8 @@ class Shard:
     def _actions(self) -> Any:
         if self._first_done is not None:
             return (self.arrays["action"] + self._first_done).tolist()
-        assert self._bounds is not None
+        if self._bounds is None:
+            return [self._element(row) for row in self.arrays["action"]]
         return np.clip(self.arrays["action"], *self._bounds).astype(self._action_dtype)
 
 

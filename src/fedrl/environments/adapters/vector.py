@@ -69,7 +69,7 @@ class OpenInstances:
         self._arrays["action"][:] = action
         self._arrays["active"][:] = True if active is None else active
         self._note(self._run(shard.STEP))
-        shown = {name: self._arrays[name] for name in HostStep._fields if name != "measures"}
+        shown = {name: self._arrays[name] for name in HostStep._fields if name in self._arrays}
         return HostStep(**shown, measures=self._infos)
 
     def close(self) -> None:

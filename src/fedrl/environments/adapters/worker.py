@@ -21,6 +21,8 @@ import warnings
 from typing import Any, BinaryIO
 
 OPEN, PROBE, REMEMBER, RESTORE = b"O", b"P", b"f", b"="
+LIGHT = ("entries", "observations", "packed_world", "shard")
+"""The files of this folder that a worker process loads, each after those that it imports."""
 DONE, FAILED, REFUSED, RESUMED = b".", b"!", b"?", b"+"
 PROBE_STEPS, PROBE_S = 20, 0.2
 HELD = (signal.SIGINT, signal.SIGTERM)
@@ -30,10 +32,14 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 def _sibling(name: str) -> Any:
     """Load a file of this folder by its path: importing it as a part of fedrl would load JAX."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py")
-    spec = importlib.util.spec_from_file_location("_fedrl_" + name, path)
+    full = "fedrl.environments.adapters." + name
+    spec = importlib.util.spec_from_file_location(full, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # Under its full name, so that an import of it in another of these files, which is the same module to Python, does
+    # not import the packages around it.
+    sys.modules[full] = module
     spec.loader.exec_module(module)
     return module
 
@@ -121,7 +127,7 @@ def work() -> None:
         from fedrl.core.pipes import keep_printing  # found only on the parent's path
 
         keep_printing()  # what an environment prints must not end it when the parent's reader has left
-        shard = _sibling("shard")
+        *_, shard = (_sibling(name) for name in LIGHT)
         os.write(answers, DONE)
         while command := commands.read(1):
             if command == REMEMBER:

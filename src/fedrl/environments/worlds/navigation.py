@@ -57,11 +57,15 @@ class NavigationParams(NamedTuple):
 
 
 class NavigationState(NamedTuple):
-    """Positions and velocities of players, and positions of landmarks, `[2, players]` each."""
+    """Positions and velocities of players, and positions of landmarks, `[2, players]` each, and who is there.
+
+    `present` is `[players]`; None if all players are there.
+    """
 
     position: jax.Array
     velocity: jax.Array
     landmark: jax.Array
+    present: jax.Array | None = None
 
 
 @component("environment", reference="Lowe et al. (2017), https://arxiv.org/abs/1706.02275")
@@ -70,7 +74,8 @@ def navigation(players: Count = 3, max_steps: Count = 25) -> Environment:
 
     Everyone starts at random in [-1, 1] x [-1, 1], and so do the landmarks. Actions: 0 nothing, 1 right, 2 left, 3 up,
     4 down. A player observes its velocity and position, and landmarks and other players relative to itself; the
-    original's silent messages are left out.
+    original's silent messages are left out. If players are absent (`Environment.attend`), zeros are observed in their
+    place, and those who are there cover the landmarks; who comes back is where it left.
 
     The measures are `covered`, the share of landmarks with a player within 0.15 after the last step, and `collisions`,
     pairs of players that touch, added over the steps of an episode.
@@ -89,11 +94,13 @@ def navigation(players: Count = 3, max_steps: Count = 25) -> Environment:
     def seen(state: NavigationState) -> jax.Array:
         landmarks = state.landmark[:, :, None] - state.position[:, None, :]
         near = state.position[:, others] - state.position[:, None, :]
+        if state.present is not None:
+            near = jnp.where(state.present[others], near, 0.0)
         return jnp.concatenate([state.velocity, state.position, landmarks.reshape(-1, n), near.reshape(-1, n)])
 
     def above(params: NavigationParams, state: NavigationState) -> jax.Array:
         del params
-        return jnp.concatenate([leaf.ravel() for leaf in state])
+        return jnp.concatenate([leaf.ravel() for leaf in (state.position, state.velocity, state.landmark)])
 
     def reset(noise: jax.Array, params: NavigationParams) -> tuple[Timestep, NavigationState]:
         del params
@@ -106,14 +113,28 @@ def navigation(players: Count = 3, max_steps: Count = 25) -> Environment:
     ) -> tuple[Timestep, NavigationState]:
         del noise
         push = pushes @ (jnp.arange(len(MOVES))[:, None] == action).astype(jnp.float32)
-        force = params.accel * push + contact_forces(state.position)
+        there = state.present
+        force = params.accel * push + contact_forces(state.position, there)
         velocity = (1.0 - params.damping) * state.velocity + force * DT
-        after = NavigationState(state.position + velocity * DT, velocity, state.landmark)
-        uncovered = _distances(after.landmark, after.position).min(1)
+        if there is not None:
+            velocity = jnp.where(there, velocity, 0.0)
+        after = NavigationState(state.position + velocity * DT, velocity, state.landmark, there)
+        apart = _distances(after.landmark, after.position)
+        uncovered = apart.min(1) if there is None else jnp.where(there, apart, jnp.inf).min(1)
         touching = (_distances(after.position, after.position) < 2 * RADIUS) & ~jnp.eye(n, dtype=bool)
+        if there is not None:
+            touching &= there[:, None] & there
         reward = (params.share - 1.0) * uncovered.sum() - params.share * touching.sum(1)
         measures = {"covered": (uncovered < COVERED).mean(), "collisions": touching.sum() / 2}
         return Timestep(seen(after), reward, jnp.bool_(False), jnp.bool_(False), measures), after
+
+    def attend(
+        params: NavigationParams, state: NavigationState, present: jax.Array
+    ) -> tuple[jax.Array, NavigationState]:
+        del params
+        # Who comes back is where it left, at rest.
+        state = state._replace(velocity=jnp.where(present, state.velocity, 0.0), present=present)
+        return seen(state), state
 
     return time_limit(
         Environment(
@@ -132,15 +153,21 @@ def navigation(players: Count = 3, max_steps: Count = 25) -> Environment:
             bounds={"damping": UP_TO_ONE, "share": UP_TO_ONE},
             players=players,
             overview=Overview(Box((6 * n,)), above),
+            attend=attend,
         )
     )
 
 
-def contact_forces(position: jax.Array) -> jax.Array:
-    """Return the sum of the forces with which the others push each player off, `[2, players]`."""
+def contact_forces(position: jax.Array, present: jax.Array | None = None) -> jax.Array:
+    """Return the sum of the forces with which the others push each player off, `[2, players]`.
+
+    With a mask `present`, `[players]`, those of players that are not there are zero.
+    """
     apart = position[:, :, None] - position[:, None, :]
     distance = _distances(position, position)
     depth = CONTACT_MARGIN * jnp.logaddexp(0.0, (2 * RADIUS - distance) / CONTACT_MARGIN)
+    if present is not None:
+        depth = jnp.where(present, depth, 0.0)
     # Two players in the same place push in no direction, as does each with itself.
     return (CONTACT_FORCE * depth / jnp.maximum(distance, 1e-6) * apart).sum(2)
 
@@ -155,7 +182,8 @@ def _drawn(state: NavigationState, params: NavigationParams) -> Any:
     edge = int(2 * HALF_WIDTH * UNIT)
     picture = pictures.plane(edge, edge, UNIT, (edge / 2, edge / 2))
     picture.box((-1.0, -1.0), (1.0, 1.0), pictures.PAPER, pictures.SOFT)
-    for x, y in np.asarray(state.position).T.tolist():
+    there = np.ones(state.position.shape[1], bool) if state.present is None else np.asarray(state.present)
+    for x, y in np.asarray(state.position).T[there].tolist():
         picture.disc((x, y), RADIUS, pictures.BLUE, pictures.INK)
     for x, y in np.asarray(state.landmark).T.tolist():
         picture.disc((x, y), 0.05, pictures.ACCENT)

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fedrl.core.environment import Environment, Noise, Overview, Picture, State, Timestep
+from fedrl.core.environment import Environment, HostEnvironment, Noise, Overview, Picture, State, Timestep
+from fedrl.core.host import Failure, HostStep, Instances
+from fedrl.core.host_players import Living
 from fedrl.core.measures import Measure
 from fedrl.core.types import PyTree
 
+World = TypeVar("World", bound=Environment | HostEnvironment)
+
 
 class Rewarded(NamedTuple):
-    """The state of the world, and the players that are alive; None if no player ever dies."""
+    """The state of the world, the players that are alive, and those that are present; None for all of them."""
 
     state: State
     alive: jax.Array | None
+    present: jax.Array | None = None
 
 
-def player_returns(world: Environment) -> Environment:
+def player_returns(world: World) -> World:
     """Add the measures `player_1_return`, `player_2_return`, ... to a world: what each player earns in an episode.
 
     The return in records is their mean over players, which is 0 in every game that is won from each other.
 
     Args:
-        world: A world without them.
+        world: A world without them, compiled or on the host.
 
     >>> from fedrl.environments import matching_pennies
     >>> sorted(matching_pennies().measures)
@@ -35,8 +42,13 @@ def player_returns(world: Environment) -> Environment:
     assert world.players is not None
     names = [f"player_{number}_return" for number in range(1, world.players + 1)]
 
-    def earned(timestep: Timestep, alive: jax.Array | None) -> Timestep:
-        reward = timestep.reward if alive is None else jnp.where(alive, timestep.reward, 0.0)
+    if isinstance(world, HostEnvironment):
+        return cast(World, _on_host(world, names))
+
+    def earned(timestep: Timestep, *earning: jax.Array | None) -> Timestep:
+        reward = timestep.reward
+        for who in earning:
+            reward = reward if who is None else jnp.where(who, reward, 0.0)
         return timestep._replace(measures={**timestep.measures, **dict(zip(names, reward, strict=True))})
 
     def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Rewarded]:
@@ -47,10 +59,59 @@ def player_returns(world: Environment) -> Environment:
         before = state.alive
         timestep, after = world.step(noise, params, state.state, action)
         living = None if before is None or timestep.alive is None else before & timestep.alive
-        return earned(timestep, before), Rewarded(after, living)
+        return earned(timestep, before, state.present), Rewarded(after, living, state.present)
+
+    def attend(params: PyTree, state: Rewarded, present: jax.Array) -> tuple[jax.Array, Rewarded]:
+        assert world.attend is not None
+        observation, inner = world.attend(params, state.state, present)
+        return observation, Rewarded(inner, state.alive, present)
 
     picture, above = world.picture, world.overview
     framed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
-    whole = None if above is None else Overview(above.space, lambda params, at: above.see(params, at.state))
-    declared = {**world.measures, **dict.fromkeys(names, Measure("episode", better="higher"))}
-    return replace(world, reset=reset, step=step, measures=declared, picture=framed, overview=whole)
+    see = None if above is None else above.see
+    whole = above if above is None or see is None else Overview(above.space, lambda params, at: see(params, at.state))
+    declared = {**world.measures, **_declared(names)}
+    attending = None if world.attend is None else attend
+    return replace(world, reset=reset, step=step, measures=declared, picture=framed, overview=whole, attend=attending)
+
+
+def _on_host(world: HostEnvironment, names: list[str]) -> HostEnvironment:
+    def open(params: PyTree, workers: int | None) -> Instances:
+        return _Told(world.open(params, workers), names)
+
+    return replace(world, open=open, measures={**world.measures, **_declared(names)})
+
+
+class _Told:
+    """Copies of a world that also say what each player earns, which is nothing after its death."""
+
+    def __init__(self, instances: Any, names: list[str]) -> None:
+        self.name, self._instances, self._names = instances.name, instances, names
+        self.failed: Mapping[int, Failure] = {}
+        self._living: Living | None = None
+
+    @property
+    def overview(self) -> np.ndarray:
+        return self._instances.overview
+
+    def reset(self, seeds: Sequence[int], active: np.ndarray | None = None) -> np.ndarray:
+        if self._living is None:
+            self._living = Living(len(self._names), len(seeds))
+        self._living.begin(np.ones(len(seeds), bool) if active is None else active)
+        seen = self._instances.reset(seeds, active)
+        self.failed = self._instances.failed
+        return seen
+
+    def step(self, action: np.ndarray, active: np.ndarray | None = None) -> HostStep:
+        assert self._living is not None
+        going = np.ones(len(action), bool) if active is None else active
+        after, _ = self._living.after(self._instances.step(action, active), going)
+        self.failed = self._instances.failed
+        return after._replace(measures={**after.measures, **dict(zip(self._names, after.reward.T, strict=True))})
+
+    def close(self) -> None:
+        self._instances.close()
+
+
+def _declared(names: list[str]) -> dict[str, Measure]:
+    return dict.fromkeys(names, Measure("episode", better="higher"))

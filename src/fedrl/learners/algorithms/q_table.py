@@ -237,6 +237,7 @@ def _sizes(environment: AnyEnvironment) -> tuple[int, int]:
     if not isinstance(observation, Discrete) or not isinstance(action, Discrete):
         raise ConfigError(
             f"{environment!r} has the spaces {observation} and {action}. A table needs a row for each observation and "
-            "a column for each action. Use an environment where both are Discrete, or a learner with a network."
+            "a column for each action, not for each of several choices, whose values do not add up. Use an "
+            "environment where both are Discrete, or a learner with a network."
         )
     return observation.n, action.n

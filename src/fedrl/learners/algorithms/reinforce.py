@@ -38,7 +38,7 @@ from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import by_time, flat
 from fedrl.learners.parts.losses import policy_gradient, squared_error
-from fedrl.learners.parts.networks import Network, mlp
+from fedrl.learners.parts.networks import Network, critic_of, mlp
 from fedrl.learners.parts.optimizers import adam, descend
 from fedrl.learners.parts.policies import act_with, policy_for, probabilities_with
 from fedrl.learners.parts.returns import discounted
@@ -104,13 +104,13 @@ def reinforce(
     """
     length = _checked_length(environment, network, episodes_per_step, horizon, baseline, trajectory_clip)
     how = per_trajectory(trajectory_clip, noise_multiplier, episodes_per_step)
-    policy, players = policy_for(environment.spaces, network), players_of(environment)
+    policy, players, critic = policy_for(environment.spaces, network), players_of(environment), critic_of(network)
 
     def init(key: Key, env_params: PyTree) -> ReinforceState:
         for_actor, for_critic = jax.random.split(key)
         params = {"actor": policy.init(for_actor)}
         if baseline == "value":
-            params["critic"] = network.init(for_critic, environment.spaces.observation, 1, 1.0)
+            params["critic"] = critic.init(for_critic, environment.spaces.observation, 1, 1.0)
         return ReinforceState(params, optimizer.init(params), env_params)
 
     def loss(params: Params, played: Episodes) -> jax.Array:
@@ -118,14 +118,14 @@ def reinforce(
         log_prob = policy.log_prob(policy.outputs(params["actor"], observation), action)
         if baseline != "value":
             return -length * policy_gradient(log_prob, flat(advantage_of(played, gamma, baseline, players), players))
-        value = by_time(network.apply(params["critic"], observation)[0], played.playing, players)
-        beyond = network.apply(params["critic"], played.final)[0]
+        value = by_time(critic.apply(params["critic"], observation)[0], played.playing, players)
+        beyond = critic.apply(params["critic"], played.final)[0]
         advantage, error = against_critic(played, value, beyond, gamma)
         return value_coef * error - length * policy_gradient(log_prob, flat(advantage, players))
 
     def alone(params: Params, of: SingleEpisode) -> jax.Array:
         log_prob = policy.log_prob(policy.outputs(params["actor"], of.observation), of.action)
-        value = network.apply(params["critic"], of.observation)[0] if baseline == "value" else None
+        value = critic.apply(params["critic"], of.observation)[0] if baseline == "value" else None
         return loss_of_one(of, log_prob, value, value_coef)
 
     def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
@@ -138,7 +138,7 @@ def reinforce(
         del key
         played = first_episodes(seen)
         if how is not None:
-            beyond = network.apply(state.params["critic"], played.final)[0] if baseline == "value" else None
+            beyond = critic.apply(state.params["critic"], played.final)[0] if baseline == "value" else None
             return private_gradient(how, context, 0, alone, state.params, apart(played, beyond, gamma))
         cost, slope = jax.value_and_grad(loss)(state.params, played)
         return slope, {"loss": cost}

@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fedrl.core.environment import AnyEnvironment, Environment, Overview
+from fedrl.core.environment import AnyEnvironment, Overview
 from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
 from fedrl.core.players import check_players, dealt, players_of, rows_of
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
-from fedrl.learners.parts.networks import Network
+from fedrl.learners.parts.networks import Network, critic_of
 from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
 from fedrl.learners.parts.returns import advantages
 from fedrl.learners.parts.rollout import Position, Sampler, episodes, first_episodes, start
@@ -103,7 +103,7 @@ def actor_critic(
     """
     check_players(environment, network.players)
     whole = None if critic is None else overview_of(environment)
-    judge = network if critic is None else critic
+    judge = critic_of(network) if critic is None else critic
     policy, players = policy_for(environment.spaces, network), players_of(environment)
     length = num_steps if how is None else min(num_steps, environment.max_steps)
 
@@ -215,7 +215,7 @@ def overview_of(environment: AnyEnvironment) -> Overview:
     Raises:
         ConfigError: The environment has no overview.
     """
-    if not isinstance(environment, Environment) or environment.overview is None:
+    if environment.overview is None:
         raise ConfigError(
             f"{environment!r} has no overview, which a centralised critic reads. Use an environment with one, such as "
             "navigation(), or a learner whose critic reads observations, such as ppo."

@@ -39,13 +39,21 @@ class Network:
             `gain` scales the last layer.
         apply: `(params, observation) -> outputs`, from `[*features, num_envs]` to `[outputs, num_envs]`.
         players: The number of players of a world, if each has parameters of its own; every batch then has the same
-            number of rows for each of them, player by player.
+            same number of rows for each of them, player by player.
+        critic: The network of a learner's critic where it is another one, with parameters of the same shapes: without
+            the activation of the outputs, which bounds actions. None: the critic's is this one.
     """
 
     init: Callable[[Key, Space, int, float], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
     players: int | None = None
+    critic: Network | None = None
     call: Call | None = None
+
+
+def critic_of(network: Network) -> Network:
+    """Return the network of a critic beside an actor with this one."""
+    return network if network.critic is None else network.critic
 
 
 def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[Params, Any], jax.Array]) -> Network:
@@ -58,14 +66,29 @@ def network(init: Callable[[Key, Space, int, float], Params], apply: Callable[[P
 
 
 @component("network", reference="Saxe et al. (2014), https://arxiv.org/abs/1312.6120")
-def mlp(hidden: Sequence[Count] = (64, 64), activation: str = "tanh") -> Network:
+def mlp(hidden: Sequence[Count] = (64, 64), activation: str = "tanh", output_activation: str | None = None) -> Network:
     """Build a network of fully connected layers with orthogonal initialisation; discrete observations are one-hot.
+
+    With `output_activation = "tanh"`, the logits of discrete actions are within [-1, 1]: of n actions none is sampled
+    with a probability over e^2 / (e^2 + n - 1), 0.88 for two, and the greedy action is the most probable one as ever.
+    The means of continuous actions are bounded likewise. A critic has no activation at its output, since values have
+    no such bounds.
 
     Args:
         hidden: Width of each hidden layer.
         activation: One of "tanh", "relu", "elu", "gelu", "silu".
+        output_activation: The activation of the outputs of a policy, one of the same; None for none.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from fedrl.core.environment import Box
+    >>> bounded = mlp((8,), "relu", output_activation="tanh")
+    >>> params = bounded.init(jax.random.key(0), Box((4,)), 2, 100.0)
+    >>> float(jnp.abs(bounded.apply(params, jnp.ones((4, 1)))).max()) <= 1.0
+    True
     """
     check_one_of(activation, tuple(ACTIVATIONS), "activation")
+    if output_activation is not None:
+        check_one_of(output_activation, tuple(ACTIVATIONS), "output_activation")
     bend = ACTIVATIONS[activation]
 
     def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
@@ -75,7 +98,7 @@ def mlp(hidden: Sequence[Count] = (64, 64), activation: str = "tanh") -> Network
         keys = jax.random.split(key, len(gains))
         return tuple(_layer(*each) for each in zip(keys, sizes, sizes[1:], gains, strict=False))
 
-    def apply(params: Params, observation: jax.Array) -> jax.Array:
+    def linear(params: Params, observation: jax.Array) -> jax.Array:
         width = params[0]["weight"].shape[-1]
         if jnp.issubdtype(observation.dtype, jnp.integer):
             observation = jax.nn.one_hot(observation, width, axis=0)
@@ -84,7 +107,10 @@ def mlp(hidden: Sequence[Count] = (64, 64), activation: str = "tanh") -> Network
             x = bend(affine(layer["weight"], layer["bias"], x))
         return affine(params[-1]["weight"], params[-1]["bias"], x)
 
-    return Network(init, apply)
+    if output_activation is None:
+        return Network(init, linear)
+    last = ACTIVATIONS[output_activation]
+    return Network(init, lambda params, observation: last(linear(params, observation)), critic=Network(init, linear))
 
 
 @component("network", reference="policies of independent learners: Tan (1993)")
@@ -108,6 +134,10 @@ def per_player(network: Network = mlp(), players: Count = 2) -> Network:
             "one player, such as mlp()."
         )
 
+    return _per_player(network, players)
+
+
+def _per_player(network: Network, players: int) -> Network:
     def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
         return jax.vmap(lambda k: network.init(k, space, outputs, gain))(jax.random.split(key, players))
 
@@ -122,7 +152,7 @@ def per_player(network: Network = mlp(), players: Count = 2) -> Network:
         outputs = jax.vmap(network.apply, (0, -2), -2)(params, dealt)
         return outputs.reshape(outputs.shape[0], count)
 
-    return Network(init, apply, players)
+    return Network(init, apply, players, None if network.critic is None else _per_player(network.critic, players))
 
 
 def _layer(key: Key, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:

@@ -3,18 +3,24 @@
     params, observation --> outputs --> sample, mode, log_prob, entropy
 
 Every function takes a batch with the environment copies on the last axis.
+
+A policy of several choices at once is a product of distributions, independent given the observation:
+
+    log p(a|s) = sum_i log p_i(a_i|s),   H = sum_i H_i,   and its mode is that of each
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fedrl.core.environment import Box, Discrete, Noise, Spaces
+from fedrl.core.environment import Box, Discrete, Noise, Product, Spaces
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.learners.parts.networks import Network
 
@@ -45,7 +51,9 @@ class Policy:
 
 
 def policy_for(spaces: Spaces, network: Network) -> Policy:
-    """Return the policy for a space of actions: categorical if discrete, Gaussian if continuous."""
+    """Return the policy for a space of actions: categorical if discrete, Gaussian if continuous, or their product."""
+    if isinstance(spaces.action, Product):
+        return product(spaces, network, spaces.action)
     if isinstance(spaces.action, Discrete):
         return categorical(spaces, network, spaces.action.n)
     return gaussian(spaces, network, spaces.action)
@@ -64,7 +72,7 @@ def act_with(policy: Policy) -> Callable[[Key, Params, jax.Array, bool], jax.Arr
 
 
 def probabilities_with(policy: Policy, spaces: Spaces) -> Callable[[Params, jax.Array], jax.Array] | None:
-    """Return a learner's `probabilities`, given its policy; None if actions are continuous."""
+    """Return a learner's `probabilities`, given its policy; None if actions are not discrete."""
     if not isinstance(spaces.action, Discrete):
         return None
     return lambda params, observation: jnp.exp(policy.outputs(params["actor"], observation))
@@ -127,3 +135,49 @@ def gaussian(spaces: Spaces, network: Network, space: Box, log_std: float = 0.0)
         log_prob=log_prob,
         entropy=lambda outputs: (outputs[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=0),
     )
+
+
+def product(spaces: Spaces, network: Network, space: Product) -> Policy:
+    """Return the product of a policy for each part of a space; its outputs are those of each.
+
+    One network has the outputs of all parts. The parameters are `{"network", "heads"}`, the latter with the standard
+    deviations of continuous parts.
+    """
+    # The heads of the parts are policies by themselves whose network passes on its share of the outputs.
+    passing = Network(lambda key, space, outputs, gain: (), lambda params, outputs: outputs)
+    heads = [policy_for(Spaces(spaces.observation, part), passing) for part in space.parts]
+    widths = [part.n if isinstance(part, Discrete) else math.prod(part.shape) for part in space.parts]
+    edges = np.cumsum(widths)[:-1].tolist()
+
+    def init(key: Key) -> Params:
+        own = tuple(head.init(key) for head in heads)  # no head draws anything
+        return {"network": network.init(key, spaces.observation, sum(widths), 0.01), "heads": own}
+
+    def outputs(params: Params, observation: jax.Array) -> tuple[Outputs, ...]:
+        dealt = jnp.split(network.apply(params["network"], observation), edges)
+        return tuple(head.outputs(p, x) for head, p, x in zip(heads, params["heads"], dealt, strict=True))
+
+    def draw(key: Key, batch: tuple[int, ...]) -> tuple[Noise, ...]:
+        keys = jax.random.split(key, len(heads))
+        return tuple(head.draw(k, batch) for head, k in zip(heads, keys, strict=True))
+
+    def sample(noise: tuple[Noise, ...], outputs: tuple[Outputs, ...]) -> jax.Array:
+        return space.join([head.sample(n, x) for head, n, x in zip(heads, noise, outputs, strict=True)])
+
+    def log_prob(outputs: tuple[Outputs, ...], action: jax.Array) -> jax.Array:
+        parts = zip(heads, outputs, space.split(action), strict=True)
+        return _total(head.log_prob(x, a) for head, x, a in parts)
+
+    return Policy(
+        init=init,
+        outputs=outputs,
+        draw=draw,
+        sample=sample,
+        mode=lambda outputs: space.join([head.mode(x) for head, x in zip(heads, outputs, strict=True)]),
+        log_prob=log_prob,
+        entropy=lambda outputs: _total(head.entropy(x) for head, x in zip(heads, outputs, strict=True)),
+    )
+
+
+def _total(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.add, terms)

@@ -41,7 +41,10 @@ def with_embedding(network: Network = mlp(), size: Count = 4) -> Network:
     Raises:
         ConfigError: The size is below one, or the observations are discrete, so that nothing can be appended to them.
     """
+    return _with_embedding(network, size)
 
+
+def _with_embedding(network: Network, size: int) -> Network:
     def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
         if not isinstance(space, Box):
             raise ConfigError(
@@ -56,7 +59,8 @@ def with_embedding(network: Network = mlp(), size: Count = 4) -> Network:
         vector = jnp.broadcast_to(params["embedding"][:, None], (size, flat.shape[-1]))
         return network.apply(params["network"], jnp.concatenate([flat, vector]))
 
-    return Network(init, apply, network.players)
+    critic = None if network.critic is None else _with_embedding(network.critic, size)
+    return Network(init, apply, network.players, critic)
 
 
 @component("learner", reference=JIN)

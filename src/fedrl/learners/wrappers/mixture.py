@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fedrl.core.component import component
+from fedrl.core.environment import ActionSpace, Discrete, Product
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params
 
@@ -20,7 +21,9 @@ def mixture(learner: Learner) -> Learner:
     them. One action costs as much as one action of each of the K policies.
 
     An action is sampled by drawing one policy uniformly and then its action. The greedy action is the most probable
-    one of the mixture or, for continuous actions, the mean of the policies' greedy actions.
+    one of the mixture or, for continuous actions, the mean of the policies' greedy actions. Of several choices at once,
+    whose mixture is no product, each continuous one is that mean, and each discrete one the value that most of the
+    policies choose, the lowest of equally many (majority voting).
 
     Args:
         learner: Learner whose policies are mixed.
@@ -47,9 +50,25 @@ def mixture(learner: Learner) -> Learner:
         keys = jax.random.split(for_actions, policies)
         actions = jax.vmap(lambda k, p: learner.act(k, p, observation, greedy))(keys, params)
         if greedy:
-            return actions.mean(0)
+            return _voted(learner.environment.spaces.action, actions)
         # A policy is drawn for each environment copy and step: that is a draw from the mean of the policies.
         chosen = jax.random.randint(for_choice, (num_envs,), 0, policies)
         return jnp.moveaxis(actions, -1, 0)[jnp.arange(num_envs), chosen].T.reshape(actions.shape[1:])
 
     return replace(learner, act=act, probabilities=None if each is None else probabilities)
+
+
+def _voted(space: ActionSpace, actions: jax.Array) -> jax.Array:
+    """Return the mean of greedy actions `[policies, *action, num_envs]`, and of discrete parts the most frequent."""
+    if not isinstance(space, Product):
+        return actions.mean(0)
+
+    def one(part: ActionSpace, chosen: jax.Array) -> jax.Array:
+        if not isinstance(part, Discrete):
+            return chosen.mean(0)
+        votes = (chosen[:, None] == chosen[None]).sum(0)  # of each policy's choice, without a table of all values
+        winning = jnp.where(votes == votes.max(0), chosen, part.n)
+        return winning.min(0)
+
+    each = jax.vmap(space.split)(actions)
+    return space.join([one(part, chosen) for part, chosen in zip(space.parts, each, strict=True)])

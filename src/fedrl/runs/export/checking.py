@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import jax
 import numpy as np
 
 from fedrl.core.errors import RunError
+from fedrl.environments.adapters.entries import entries_of
 from fedrl.runs.export.plain import PlainPolicy
 from fedrl.runs.spaces import GymSpace, GymSpaces, batched
 
@@ -40,7 +41,7 @@ class Reference(NamedTuple):
 
     spaces: GymSpaces
     outputs: Callable[[np.ndarray], np.ndarray]
-    predict: Callable[[np.ndarray], np.ndarray]
+    predict: Callable[[np.ndarray], Any]
     traced: Callable[[jax.Array], jax.Array]
 
 
@@ -71,7 +72,8 @@ def compared(
 ) -> float:
     """Return the largest difference of an output, as a share of the largest output.
 
-    Outputs are the logarithms of probabilities, or continuous actions before they are clipped. Greedy actions have to
+    Outputs are the logarithms of probabilities, or continuous actions before they are clipped. Of several choices at
+    once, only continuous ones have outputs that are compared. Greedy actions have to
     be equal wherever the two best are further apart than the tolerance.
 
     Raises:
@@ -80,6 +82,8 @@ def compared(
     seen = observations_for(policy)
     expected, actions = reference.outputs(batched(policy.spaces.observation, seen)[0]), reference.predict(seen)
     theirs = found(seen)
+    if policy.choices:
+        return _by_choice(policy, expected, entries_of(policy.spaces.action, actions), theirs, form)
     outputs = _outputs(policy, theirs.scores).reshape(expected.shape)
     if isinstance(policy.spaces.action, gym.spaces.Discrete):
         expected, outputs = (np.log(np.maximum(x, UNLIKELY, dtype=np.float64)) for x in (expected, outputs))
@@ -93,12 +97,41 @@ def compared(
     else:
         apart = np.abs(theirs.actions.astype(np.float64) - actions.astype(np.float64))
         wrong = int((apart.reshape(len(seen), -1).max(-1) > tolerance * largest).sum())
+    _check(difference, tolerance, wrong, len(seen), form)
+    return difference
+
+
+def _by_choice(
+    policy: PlainPolicy, expected: np.ndarray, actions: np.ndarray, theirs: ExportedOutputs, form: str
+) -> float:
+    """Return the largest difference of a continuous entry, as a share of the largest; discrete ones have to be equal.
+
+    A discrete one may differ where the two best are closer than the tolerance.
+    """
+    tolerance, column, wrong, difference = tolerance_of(policy), 0, 0, 0.0
+    for choice in policy.choices:
+        scores, first = theirs.scores[:, choice.scores].astype(np.float64), column
+        column += math.prod(choice.space.shape)
+        entries, ours = (x[:, first:column].astype(np.float64) for x in (theirs.actions, actions))
+        if choice.discrete:
+            best = np.sort(np.log(np.maximum(scores, UNLIKELY)), axis=-1)
+            clear = best[:, -1] - best[:, -2] > tolerance * np.abs(best).max() if choice.space.n > 1 else True
+            wrong += int((clear & (entries != ours)[:, 0]).sum())
+        else:
+            means = expected[:, first:column].astype(np.float64)
+            largest = max(float(np.abs(means).max()), LEAST)
+            difference = max(difference, float(np.abs(scores - means).max()) / largest)
+            wrong += int((np.abs(entries - ours).max(-1) > tolerance * largest).sum())
+    _check(difference, tolerance, wrong, len(actions), form)
+    return difference
+
+
+def _check(difference: float, tolerance: float, wrong: int, count: int, form: str) -> None:
     if not difference <= tolerance or wrong:
         raise RunError(
             f"The policy for {form} differs from fedrl's by {difference:.1e} of the largest output, and in {wrong} of "
-            f"{len(seen)} actions; {tolerance:.1e} is rounding. Nothing was written. Report it with the config.toml."
+            f"{count} actions; {tolerance:.1e} is rounding. Nothing was written. Report it with the config.toml."
         )
-    return difference
 
 
 def tolerance_of(policy: PlainPolicy) -> float:

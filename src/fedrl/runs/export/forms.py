@@ -26,7 +26,7 @@ Write = Callable[[PlainPolicy, Mapping[str, Any]], bytes]
 Open = Callable[[bytes, PlainPolicy], Callable[[np.ndarray], ExportedOutputs]]
 
 FORMS: dict[str, tuple[Write, Open]] = {
-    "numpy": (written_numpy, lambda content, policy: opened_numpy(content)),
+    "numpy": (written_numpy, opened_numpy),
     "torch": (written_torch, opened_torch),
     "onnx": (written_onnx, opened_onnx),
 }
@@ -64,6 +64,11 @@ def export_policy(
         raise ConfigError(
             f"{policy.own} It is user-defined, so its steps are known only as a function, and {form!r} needs them one "
             "by one. Export it to 'onnx', or act with policy.predict."
+        )
+    if policy.own and policy.choices:
+        raise ConfigError(
+            f"{policy.own} Its outputs are known only as a function, and an action of several choices has outputs for "
+            "each, which this function does not tell apart. Use the network mlp, or act with policy.predict."
         )
     content = written_traced(policy, who, reference.traced) if policy.own else write(policy, who)
     difference = compared(policy, reference, open_again(content, policy), form)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from fedrl.environments.adapters.entries import entries_of
 from fedrl.runs.export.checking import ExportedOutputs
 from fedrl.runs.export.plain import PlainPolicy
 from fedrl.runs.spaces import space_table
@@ -29,8 +30,12 @@ def written_numpy(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
         "head": policy.head,
         "layers": policy.layers,
         "activation": policy.activation,
+        "output_activation": policy.output_activation,
+        "filters": policy.filters,
+        "stride": policy.stride,
         "limit": policy.limit,
         "epsilon": policy.epsilon,
+        "choices": [[choice.discrete, choice.scores.stop - choice.scores.start] for choice in policy.choices],
     }
     source = importlib.resources.files("fedrl.runs.export").joinpath("numpy_policy.py").read_text(encoding="utf-8")
     for name, text in (("FACTS", _facts(facts)), ("ARRAYS", _arrays(policy.arrays))):
@@ -38,11 +43,17 @@ def written_numpy(policy: PlainPolicy, who: Mapping[str, Any]) -> bytes:
     return source.encode()
 
 
-def opened_numpy(content: bytes) -> Callable[[np.ndarray], ExportedOutputs]:
+def opened_numpy(content: bytes, policy: PlainPolicy) -> Callable[[np.ndarray], ExportedOutputs]:
     """Return the function of the file, as an importing program sees it."""
     names: dict[str, Any] = {"__name__": "policy"}
     exec(compile(content, "policy.py", "exec"), names)
-    return lambda seen: ExportedOutputs(np.asarray(names["predict"](seen)), np.asarray(names["scores"](seen)))
+
+    def found(seen: np.ndarray) -> ExportedOutputs:
+        actions = names["predict"](seen)
+        flat = entries_of(policy.spaces.action, actions) if policy.choices else np.asarray(actions)
+        return ExportedOutputs(flat, np.asarray(names["scores"](seen)))
+
+    return found
 
 
 def _facts(facts: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,51 @@ def predict(observation: Any, deterministic: bool = True, seed: int | None = Non
         actions = found.argmax(-1) if shares is None else _drawn(shares, np.random.default_rng(seed))
         actions = actions + FACTS["action"]["start"]
         return int(actions[0]) if single else actions
+    if FACTS["choices"]:
+        random = None if deterministic else np.random.default_rng(seed)
+        return _element(FACTS["action"], iter(_chosen(found, random)), single)
     if not deterministic:
         noise = np.random.default_rng(seed).standard_normal(found.shape)
         found = found + np.exp(_WEIGHTS["log_std"]) * noise
     space = FACTS["action"]
     low, high = (np.asarray(space[name], np.float64) for name in ("low", "high"))
     actions = np.clip(found.reshape(-1, *space["box"]), low, high).astype(space["dtype"])
+    return actions[0] if single else actions
+
+
+def _chosen(found: np.ndarray, random: np.random.Generator | None) -> list[np.ndarray]:
+    """Return the entries of each of several choices, `[batch, entries]`; discrete ones are counted from 0."""
+    columns, first = [], 0
+    for i, (discrete, width) in enumerate(FACTS["choices"]):
+        x = found[:, first : first + width]
+        first += width
+        if discrete:
+            x = (x.argmax(-1) if random is None else _drawn(x, random))[:, None]
+        elif random is not None:
+            x = x + np.exp(_WEIGHTS[f"log_std{i}"]) * random.standard_normal(x.shape)
+        columns.append(x)
+    return columns
+
+
+def _element(space: dict[str, Any], columns: Iterator[np.ndarray], single: bool) -> Any:
+    """Return the next columns as an action of a space, or as a batch of them."""
+    if "tuple" in space:
+        return tuple(_element(part, columns, single) for part in space["tuple"])
+    if "dict" in space:
+        return {key: _element(part, columns, single) for key, part in space["dict"]}
+    if "box" in space:
+        low, high = (np.asarray(space[name], np.float64) for name in ("low", "high"))
+        actions = np.clip(next(columns).reshape(-1, *space["box"]), low, high).astype(space["dtype"])
+    elif "discrete" in space:
+        actions = next(columns)[:, 0] + space["start"]
+    else:
+        shape = (
+            np.shape(space["multi_discrete"])
+            if "multi_discrete" in space
+            else tuple(np.atleast_1d(space["multi_binary"]))
+        )
+        numbers = np.concatenate([next(columns) for _ in range(math.prod(shape))], -1).reshape(-1, *shape)
+        actions = (numbers + np.asarray(space.get("start", 0))).astype(space.get("dtype", "int8"))
     return actions[0] if single else actions
 
 
@@ -76,20 +115,40 @@ def _scores(x: np.ndarray) -> np.ndarray:
         x = np.clip((x - _WEIGHTS["mean"]) / _WEIGHTS["scale"], -FACTS["limit"], FACTS["limit"])
     if "embedding" in _WEIGHTS:
         x = np.concatenate([x, np.broadcast_to(_WEIGHTS["embedding"], (len(x), _WEIGHTS["embedding"].size))], -1)
+    if FACTS["filters"]:
+        x = _filtered(x)
     for i in range(FACTS["layers"]):
         weight, bias = _WEIGHTS[f"weight{i}"], _WEIGHTS[f"bias{i}"]
         # a number that is observed picks a column: the product with a vector of zeros and a one
         x = (weight[:, x].T if x.ndim == 1 else x @ weight.T) + bias
-        if i + 1 < FACTS["layers"]:
-            x = _bent(x)
+        kind = FACTS["activation" if i + 1 < FACTS["layers"] else "output_activation"]
+        x = _bent(kind, x) if kind else x
     if FACTS["head"] == "gaussian":
         return x
+    if not FACTS["choices"]:
+        return _softmax(x)
+    parts = np.split(x, np.cumsum([width for _, width in FACTS["choices"]])[:-1], -1)
+    each = zip(FACTS["choices"], parts, strict=True)
+    return np.concatenate([_softmax(part) if discrete else part for (discrete, _), part in each], -1)
+
+
+def _filtered(x: np.ndarray) -> np.ndarray:
+    """Return the result of the convolutions, `[batch, features]`, channel by channel."""
+    height, width, *depth = FACTS["observation"]["box"]
+    x = x.reshape(-1, height, width, depth[0] if depth else 1).transpose(0, 3, 1, 2)
+    for i in range(FACTS["filters"]):
+        weight, bias, stride = _WEIGHTS[f"filter{i}"], _WEIGHTS[f"filter_bias{i}"], FACTS["stride"]
+        views = np.lib.stride_tricks.sliding_window_view(x, weight.shape[1:3], (2, 3))[:, :, ::stride, ::stride]
+        x = _bent(FACTS["activation"], np.einsum("nchwuv,ouvc->nohw", views, weight) + bias[:, None, None])
+    return x.reshape(len(x), -1)
+
+
+def _softmax(x: np.ndarray) -> np.ndarray:
     powers = np.exp(x - x.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
 
 
-def _bent(x: np.ndarray) -> np.ndarray:
-    kind = FACTS["activation"]
+def _bent(kind: str, x: np.ndarray) -> np.ndarray:
     if kind == "tanh":
         return np.tanh(x)
     if kind == "relu":

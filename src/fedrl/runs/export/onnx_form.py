@@ -4,6 +4,9 @@ observation [batch, *features] float32, or [batch] int64 --> action, and
     probabilities [batch, actions]                            of softmax policies
     values [batch, actions]                                   of a table
     mean [batch, *features], standard_deviation [*features]   of Gaussian policies
+    scores [batch, ...]                                       of several choices: those of each, one after another
+
+The action of several choices is [batch, entries], one after another, int64 if all are discrete, else float32.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ import numpy as np
 
 from fedrl.core.errors import ConfigError
 from fedrl.runs.export.checking import ExportedOutputs, batch_of
-from fedrl.runs.export.plain import PlainPolicy
+from fedrl.runs.export.plain import Choice, PlainPolicy
 from fedrl.runs.spaces import start_of
 
 OPSET, IR_VERSION = 17, 8
 """The opset of 2022, which runtimes of small devices support."""
-SCORES = {"softmax": "probabilities", "table": "values", "gaussian": "mean"}
+SCORES = {"softmax": "probabilities", "table": "values", "gaussian": "mean", "product": "scores"}
 
 
 class OnnxNodes:
@@ -143,6 +146,8 @@ def _scores(graph: OnnxNodes, policy: PlainPolicy) -> str:
         x = graph.add("Clip", x, np.asarray(-limit), np.asarray(limit))
     if "embedding" in arrays:
         x = _with_embedding(graph, x, arrays["embedding"])
+    if policy.filters:
+        x = _filtered(graph, policy, x)
     for i in range(policy.layers):
         weight, bias = (
             graph.constant(f"weight{i}", arrays[f"weight{i}"]),
@@ -153,11 +158,20 @@ def _scores(graph: OnnxNodes, policy: PlainPolicy) -> str:
             x = graph.add("Add", columns, bias)
         else:
             x = graph.add("Gemm", x, weight, bias, transB=1)
-        if i + 1 < policy.layers:
-            x = _bent(graph, policy.activation, x)
+        kind = policy.activation if i + 1 < policy.layers else policy.output_activation
+        x = _bent(graph, kind, x) if kind else x
     if policy.head == "softmax":
         return graph.add("Softmax", x, name=last, axis=-1)
+    if policy.head == "product":
+        parts = [(choice, _columns(graph, x, choice.scores)) for choice in policy.choices]
+        each = [graph.add("Softmax", part, axis=-1) if choice.discrete else part for choice, part in parts]
+        return graph.add("Concat", *each, name=last, axis=1)
     return graph.add("Reshape", x, _sizes(policy.spaces.action.shape or ()), name=last, allowzero=0)
+
+
+def _columns(graph: OnnxNodes, x: str, which: slice) -> str:
+    first, last, axis = (np.asarray([number], np.int64) for number in (which.start, which.stop, 1))
+    return graph.add("Slice", x, first, last, axis)
 
 
 def _sizes(features: Sequence[int]) -> np.ndarray:
@@ -169,6 +183,15 @@ def _with_embedding(graph: OnnxNodes, x: str, embedding: np.ndarray) -> str:
     batch = graph.add("Slice", graph.add("Shape", x), np.asarray([0]), np.asarray([1]))
     target = graph.add("Concat", batch, np.asarray([embedding.size], np.int64), axis=0)
     return graph.add("Concat", x, graph.add("Expand", embedding, target), axis=1)
+
+
+def _filtered(graph: OnnxNodes, policy: PlainPolicy, x: str) -> str:
+    x = graph.add("Transpose", graph.add("Reshape", x, _sizes(policy.planes)), perm=[0, 3, 1, 2])
+    for i in range(policy.filters):
+        weight = graph.constant(f"filter{i}", policy.arrays[f"filter{i}"].transpose(0, 3, 1, 2))
+        bias = graph.constant(f"filter_bias{i}", policy.arrays[f"filter_bias{i}"])
+        x = _bent(graph, policy.activation, graph.add("Conv", x, weight, bias, strides=[policy.stride] * 2))
+    return graph.add("Flatten", x, axis=1)
 
 
 def _bent(graph: OnnxNodes, kind: str, x: str) -> str:
@@ -190,18 +213,41 @@ def _action(graph: OnnxNodes, policy: PlainPolicy, scores: str, onnx: Any) -> st
     if isinstance(space, gym.spaces.Discrete):
         best = graph.add("ArgMax", scores, axis=-1, keepdims=0)
         return graph.add("Add", best, np.asarray(int(space.start), np.int64), name="action")
-    low, high = (np.asarray(bound, np.float32) for bound in (space.low, space.high))
-    inside = graph.add("Min", graph.add("Max", scores, low), high)
-    return graph.add("Cast", inside, name="action", to=_action_type(policy, onnx))
+    kind = _action_type(policy, onnx)
+    if policy.choices:
+        columns = [_entry(graph, choice, _columns(graph, scores, choice.scores), kind) for choice in policy.choices]
+        return graph.add("Concat", *columns, name="action", axis=1)
+    assert isinstance(space, gym.spaces.Box)
+    return graph.add("Cast", _clipped(graph, scores, space.low, space.high), name="action", to=kind)
+
+
+def _entry(graph: OnnxNodes, choice: Choice, scores: str, kind: int) -> str:
+    """Return the entries of one of several choices, `[batch, entries]`."""
+    if choice.discrete:
+        best = graph.add("ArgMax", scores, axis=-1, keepdims=1)
+        return graph.add("Cast", graph.add("Add", best, np.asarray(int(choice.space.start), np.int64)), to=kind)
+    return graph.add(
+        "Cast", _clipped(graph, scores, choice.space.low.reshape(-1), choice.space.high.reshape(-1)), to=kind
+    )
+
+
+def _clipped(graph: OnnxNodes, x: str, low: np.ndarray, high: np.ndarray) -> str:
+    return graph.add("Min", graph.add("Max", x, low.astype(np.float32)), high.astype(np.float32))
 
 
 def _action_type(policy: PlainPolicy, onnx: Any) -> int:
     space = policy.spaces.action
+    if policy.choices:
+        whole = all(choice.discrete for choice in policy.choices)
+        return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(np.int64 if whole else np.float32)))
     dtype = np.dtype(np.int64 if isinstance(space, gym.spaces.Discrete) else space.dtype)
     return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
 
 def _shape(policy: PlainPolicy, output: str) -> list[Any]:
+    if policy.choices:
+        entries = sum(math.prod(choice.space.shape) for choice in policy.choices)
+        return ["batch", policy.choices[-1].scores.stop if output == "scores" else entries]
     features = list(policy.spaces.action.shape or ())
     if output == "standard_deviation":
         return features

@@ -2,7 +2,8 @@
 
     torch.export.load("policy.pt2").module()(observation) --> action, scores
 
-The scores are the probabilities of actions, the values of a table, or the means. Weights are parameters of the program
+The scores are the probabilities of actions, the values of a table, or the means; of several choices at once, those of
+each in a row, and the action is `[batch, entries]`. Weights are parameters of the program
 under the names of `PlainPolicy.arrays`.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from fedrl.core.errors import ConfigError
 from fedrl.runs.export.checking import ExportedOutputs, batch_of
-from fedrl.runs.export.plain import PlainPolicy
+from fedrl.runs.export.plain import Choice, PlainPolicy
 from fedrl.runs.spaces import start_of
 
 
@@ -88,12 +89,7 @@ def _module(torch: Any, policy: PlainPolicy) -> Any:
 
         def forward(self, observation: Any) -> tuple[Any, Any]:
             scores = self.scores(observation)
-            space = policy.spaces.action
-            if isinstance(space, gym.spaces.Discrete):
-                return scores.argmax(-1) + int(space.start), scores
-            low, high = (torch.from_numpy(np.array(bound, np.float32)) for bound in (space.low, space.high))
-            kind = getattr(torch, np.dtype(space.dtype).name)
-            return torch.minimum(torch.maximum(scores, low), high).to(kind), scores
+            return _action(torch, policy, scores), scores
 
         def scores(self, observation: Any) -> Any:
             discrete = isinstance(policy.spaces.observation, gym.spaces.Discrete)
@@ -104,15 +100,58 @@ def _module(torch: Any, policy: PlainPolicy) -> Any:
                 x = ((x - self.mean) / self.scale).clamp(-policy.limit, policy.limit)
             if "embedding" in policy.arrays:
                 x = torch.cat([x, self.embedding.expand(x.shape[0], -1)], 1)
+            x = _filtered(torch, policy, self, x)
             for i in range(policy.layers):
                 weight, bias = getattr(self, f"weight{i}"), getattr(self, f"bias{i}")
                 x = weight.T[x] + bias if discrete and i == 0 else torch.nn.functional.linear(x, weight, bias)
-                x = _bent(torch, policy.activation, x) if i + 1 < policy.layers else x
-            if policy.head == "softmax":
-                return x.softmax(-1)
-            return x.reshape(-1, *(policy.spaces.action.shape or ()))
+                kind = policy.activation if i + 1 < policy.layers else policy.output_activation
+                x = _bent(torch, kind, x) if kind else x
+            return _headed(torch, policy, x)
 
     return Acting()
+
+
+def _filtered(torch: Any, policy: PlainPolicy, module: Any, x: Any) -> Any:
+    """Return the result of the convolutions, channel by channel; what is given, if there are none."""
+    if not policy.filters:
+        return x
+    x = x.reshape(-1, *policy.planes).permute(0, 3, 1, 2)
+    for i in range(policy.filters):
+        weight, bias = getattr(module, f"filter{i}").permute(0, 3, 1, 2), getattr(module, f"filter_bias{i}")
+        x = _bent(torch, policy.activation, torch.nn.functional.conv2d(x, weight, bias, policy.stride))
+    return x.flatten(1)
+
+
+def _headed(torch: Any, policy: PlainPolicy, x: Any) -> Any:
+    """Return the scores from the outputs of the network."""
+    if policy.head == "softmax":
+        return x.softmax(-1)
+    if policy.choices:
+        parts = [(choice.discrete, x[:, choice.scores]) for choice in policy.choices]
+        return torch.cat([part.softmax(-1) if discrete else part for discrete, part in parts], 1)
+    return x.reshape(-1, *(policy.spaces.action.shape or ()))
+
+
+def _action(torch: Any, policy: PlainPolicy, scores: Any) -> Any:
+    space = policy.spaces.action
+    if isinstance(space, gym.spaces.Discrete):
+        return scores.argmax(-1) + int(space.start)
+    if policy.choices:
+        columns = [_entries(torch, choice, scores[:, choice.scores]) for choice in policy.choices]
+        return torch.cat(columns, 1)  # whole numbers become float32 beside some
+    return _clipped(torch, scores, space).to(getattr(torch, np.dtype(space.dtype or np.float32).name))
+
+
+def _entries(torch: Any, choice: Choice, scores: Any) -> Any:
+    """Return the entries of one of several choices, `[batch, entries]`."""
+    if choice.discrete:
+        return scores.argmax(-1, keepdim=True) + int(choice.space.start)
+    return _clipped(torch, scores.reshape(-1, *choice.space.shape), choice.space).flatten(1)
+
+
+def _clipped(torch: Any, x: Any, space: Any) -> Any:
+    low, high = (torch.from_numpy(np.array(bound, np.float32)) for bound in (space.low, space.high))
+    return torch.minimum(torch.maximum(x, low), high)
 
 
 def _bent(torch: Any, kind: str, x: Any) -> Any:
