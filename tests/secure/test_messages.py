@@ -8,7 +8,7 @@ from fedrl.secure import SumPlan, sum_plan
 from fedrl.secure.messages import COUNT, HEAD, KINDS, MaskedValues, SurvivorList, decoded, encoded, encoded_size
 from tests.support.secure_sums import halted
 
-PLAN = sum_plan(b"messages", tuple(range(3, 27)), 7, degree=6, threshold=4)
+PLAN = sum_plan(b"messages", tuple(range(3, 27)), 7, degree=6, threshold=5)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_sum_by_bytes_is_the_same(every_kind):
 
 
 def test_cut_lengthened_or_foreign_bytes_are_rejected(every_kind):
-    other = SumPlan(b"another sum", PLAN.members, 7, 6, 4, 4)
+    other = SumPlan(b"another sum", PLAN.members, 7, 6, 5, 4)
     for message in every_kind:
         data = encoded(message, PLAN)
         for wrong in (b"", data[:5], data[:-1], data + b"\0", b"X" + data[1:], data[:4] + b"\x09" + data[5:]):

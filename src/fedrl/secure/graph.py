@@ -5,8 +5,9 @@ and after it (Bell et al., 2020, whose k-regular graph this is). `risk` bounds w
 over agents, for agents that are corrupted or leave independently of the order. An order that the corrupted ones choose,
 or agents that are corrupted once the order is known, void the bounds; a complete graph has no order.
 
-Reference: Bell et al. (2020), Secure Single-Server Aggregation with (Poly)Logarithmic Overhead,
-https://doi.org/10.1145/3372297.3417885
+References: Bell et al. (2020), Secure Single-Server Aggregation with (Poly)Logarithmic Overhead,
+https://doi.org/10.1145/3372297.3417885; Joag-Dev and Proschan (1983), Negative Association of Random Variables,
+https://doi.org/10.1214/aos/1176346079
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class GraphRisk(NamedTuple):
 
     Attributes:
         revealed: Probability that, those who are corrupted can read the masked vector of some honest agent.
-        separated: Probability that honest agents who stay are not connected, so that sums of parts are revealed.
+        separated: Probability that honest agents who stay are not connected, so that sums of parts are revealed; who
+            stays is the coordinator's to say if it deviates.
         aborted: Probability that a secret can't be put together, as too many of its holders left.
     """
 
@@ -87,6 +89,12 @@ def risk(agents: int, degree: int, threshold: int, *, corrupted: float, dropped:
     An agent's secrets have its neighbours and itself as holders. An honest coordinator's code asks each for a share of
     one of both secrets, so corrupted holders need `threshold` shares of the other one. A malicious coordinator may ask
     some for one and some for the other: with c corrupted holders it has `degree + 1 + c` shares of both.
+
+    In a sparse graph, honest agents are cut into parts by `degree / 2` places in a row without one of them, twice. That
+    many are corrupted or have left, or a malicious coordinator says that they have left. But an agent at the edge of a
+    part has `degree / 2` neighbours in it and takes part with `threshold - 1`, so the others have to be corrupted ones
+    in its `degree / 2` places outside: for both edges, as numbers of disjoint places are negatively associated (Joag-Dev
+    and Proschan, 1983), with a probability of at most the product.
 
     Args:
         agents: Number of agents.
@@ -104,8 +112,10 @@ def risk(agents: int, degree: int, threshold: int, *, corrupted: float, dropped:
     revealed = agents * _tail(agents - 1, min(bad, agents - 1), degree, enough)
     aborted = agents * _tail(agents - 1, min(gone, agents - 1), degree, degree - threshold + 1)
     separated = 0.0
-    if degree < agents - 1:  # a part is cut off only by `degree / 2` places in a row that are corrupted or left
-        half, either = degree // 2, min(agents, bad + gone)
+    half, either = degree // 2, min(agents, bad + gone)
+    if degree < agents - 1 and verified:
+        separated = (agents * _tail(agents - 2, min(bad, agents - 2), half, threshold - 1 - half)) ** 2
+    elif degree < agents - 1:
         separated = agents * math.comb(either, half) / math.comb(agents, half)
     return GraphRisk(min(1.0, revealed), min(1.0, separated), min(1.0, aborted))
 

@@ -85,11 +85,13 @@ class SumPlan:
                 f"threshold is {self.threshold}, and a secret has {self.degree + 1} holders. With one share each "
                 f"holder knows the secret, and more than there are never come. Use 2 to {self.degree + 1}."
             )
-        if self.verified and 2 * self.threshold <= self.degree + 1:
+        least = verified_threshold(count, self.degree)
+        if self.verified and self.threshold < least:
             raise ConfigError(
                 f"threshold is {self.threshold} of {self.degree + 1} holders in a verified sum. A coordinator that "
-                "shows half of the holders another set of agents than the others would have both secrets of an agent. "
-                f"Use {(self.degree + 1) // 2 + 1} or more, or verified=False if the coordinator keeps to the protocol."
+                "shows half of the holders another set of agents than the others would have both secrets of an agent, "
+                "and one that leaves out the neighbours on one side would have sums of parts of the agents. "
+                f"Use {least} or more, or verified=False if the coordinator keeps to the protocol."
             )
         if not 2 <= self.minimum <= count or not 1 <= self.size <= LARGEST_NUMBER:
             raise ConfigError(
@@ -126,6 +128,19 @@ class SumPlan:
         return self._points[owner]
 
 
+def verified_threshold(agents: int, degree: int) -> int:
+    """Return the least threshold of a sum whose coordinator may deviate and has no agent that helps it.
+
+    More than half of the holders: else it could ask some for the seed of an agent, and the others for its mask key. In a
+    sparse graph one more: else an agent would take part with the `degree / 2` neighbours of one side alone, and a
+    coordinator that leaves out those between two parts would have the sum of each part.
+
+    >>> verified_threshold(7, 6), verified_threshold(30, 6)
+    (4, 5)
+    """
+    return (degree + 1) // 2 + 1 + (degree < agents - 1)
+
+
 def sum_plan(
     context: bytes,
     members: tuple[int, ...],
@@ -144,7 +159,8 @@ def sum_plan(
         members: Numbers of the invited agents, ascending.
         size: Number of entries of a vector.
         degree: Number of neighbours of an agent. `default_degree` if None.
-        threshold: Number of shares that give a secret back. `default_threshold` if None.
+        threshold: Number of shares that give a secret back. `default_threshold` if None, and for a verified sum at
+            least the one that it needs.
         minimum: The least number of vectors in a sum. The threshold if None.
         verified: Whether agents compare which set of agents they were shown.
         seed: Public randomness for the order of agents in the graph; empty: the context is used.
@@ -157,6 +173,8 @@ def sum_plan(
     (9, 6, 6)
     """
     degree = default_degree(len(members)) if degree is None else degree
-    threshold = default_threshold(degree) if threshold is None else threshold
+    if threshold is None:
+        needed = verified_threshold(len(members), degree) if verified else 0
+        threshold = max(default_threshold(degree), needed)
     minimum = threshold if minimum is None else minimum
     return SumPlan(context, members, size, degree, threshold, minimum, verified, seed)
