@@ -58,7 +58,7 @@ def test_a_threshold_of_half_of_the_neighbours_gives_the_sum_of_a_part_and_is_re
 
 @pytest.mark.parametrize("colluding", [(), (9,), (21,)])
 def test_one_more_needs_a_colluding_agent_between_the_parts_on_both_sides(colluding):
-    with pytest.raises(TooFewAgentsError, match="4 of the 7 holders of agent .* advertised, and 5 are needed"):
+    with pytest.raises(TooFewAgentsError, match=r"4 of the 7 holders of agent .* advertised, and 5 are needed"):
         sum_of_the_part(plan(5, verified=True), colluding)
     assert risk(AGENTS, DEGREE, 5, corrupted=0.0, dropped=0.3, verified=True).separated == 0.0
 

@@ -12,16 +12,18 @@ from fedrl.core.errors import RunError, WireError
 from fedrl.core.keys import keys_of, noise_of_seed
 from fedrl.engines.halves import Verdict
 from fedrl.federation.federate import federate
-from fedrl.learners import sgd
+from fedrl.learners import add_correction, chain, sgd
+from fedrl.secure.grid import ring_sum
 from fedrl.sites import jobs as jobs_module
 from fedrl.sites.check import check_coordinator
 from fedrl.sites.jobs import RunJobs, RunRefusedError, check_seed, setting_for
 from fedrl.sites.memory import RunMemory
 from fedrl.sites.policy import MayLeave
-from fedrl.stages import quantize
+from fedrl.sites.summing import SiteSums
+from fedrl.stages import quantize, scaffold
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Failed, Hello, Leave, Reader, Ready, Stop, Task, Welcome, sent
-from tests.sites.test_agent import AGENTS, ALL, ERRING, FLEET, SEED, agent_of, equal, served, simulated
+from tests.sites.test_agent import AGENTS, ALL, ERRING, FLEET, SEED, SIZE, agent_of, equal, served, simulated
 from tests.support.coordinating import RUN, ScriptedCoordinator
 from tests.support.quadratic import quadratic
 
@@ -80,9 +82,9 @@ def test_after_a_lie_the_run_goes_on_as_if_it_had_not_been_told(name, tmp_path):
     assert all(len(set(copies)) == 1 for copies in coordinator.updates.values())
 
 
-def jobs_of(folder, welcome=WELCOME, may_leave=ALL, seed=SEED, federation=ERRING, fleet=FLEET):
+def jobs_of(folder, welcome=WELCOME, may_leave=ALL, seed=SEED, federation=ERRING, fleet=FLEET, sums=None):
     setting = jax.tree.map(lambda x: x[0], fleet)
-    return RunJobs(federation, setting, welcome, RunMemory(folder, welcome.run, "d"), may_leave, seed, {})
+    return RunJobs(federation, setting, welcome, RunMemory(folder, welcome.run, "d"), may_leave, seed, {}, sums=sums)
 
 
 def tasks(count, federation=ERRING, fleet=FLEET):
@@ -183,6 +185,37 @@ def test_verdicts_are_acted_upon_and_a_missing_one_means_that_the_update_never_a
     done(jobs, second)
     third = second._replace(job=3, settled=1, verdict="merged")  # the update of job 2 was lost
     assert jobs.verdict(third) is Verdict.DROPPED
+
+
+class Told(SiteSums):
+    """Sums of an agent whose masked vectors have all left, or none."""
+
+    def __init__(self, left):
+        self.left = left
+
+    def has_left(self, kept):
+        return self.left
+
+
+def test_no_state_stays_of_a_job_whose_order_was_compared_in_no_sum(tmp_path):
+    """A share of one for this agent and of zero for the others, without a sum; then a regular sum, which would give
+    its control variate: each agent subtracts the old one times the old share."""
+    learner = quadratic(chain(add_correction(), sgd(0.1)), size=SIZE)
+    summation = ring_sum(AGENTS, 64.0, 2, protocol="masks")
+    federation = federate(learner, mean("uniform"), scaffold(0.1), summation=summation)
+    first, second = tasks(2, federate(learner, mean("uniform"), scaffold(0.1)))  # with the same broadcasts
+    first = first._replace(share=1.0)
+
+    def vector(name, left, verdict):
+        jobs = jobs_of(tmp_path / name, federation=federation, sums=Told(left))
+        done(jobs, first)
+        done(jobs, second._replace(verdict=verdict))
+        return jobs.kept.vector
+
+    rejected = vector("rejected", False, "rejected")
+    assert len(rejected) > 0
+    assert vector("merged", True, "merged") != rejected
+    assert vector("untrue", False, "merged") == rejected
 
 
 def test_a_site_without_a_seed_takes_no_part_in_a_replayable_run(tmp_path):

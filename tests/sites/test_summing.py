@@ -344,6 +344,17 @@ def test_the_vector_of_a_later_job_is_not_added_in_a_sum_that_began_before_it(hu
         assert re.search("has done job . of version . since: a vector is added in the sum of its own", reply.reason)
 
 
+def test_an_agent_knows_of_which_job_a_masked_vector_has_left_also_after_a_restart(hub):
+    asked = masked(hub)
+    assert not any(site.sums.has_left(site.kept) for site in hub.sites)
+    hub.sites[0].reply(asked[0])
+    for site in (hub.sites[0], hub.sites[0].restarted()):
+        assert site.sums.has_left(site.kept)
+        assert not site.sums.has_left(site.kept._replace(job=2))
+        assert not site.sums.has_left(site.kept._replace(version=8))
+    assert not hub.sites[1].sums.has_left(hub.sites[1].kept)
+
+
 def test_nobody_gets_both_secrets(hub):
     """Who is asked for shares of another set of survivors than it signed ends its part."""
     asked = masked(hub)

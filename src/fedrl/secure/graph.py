@@ -93,8 +93,8 @@ def risk(agents: int, degree: int, threshold: int, *, corrupted: float, dropped:
     In a sparse graph, honest agents are cut into parts by `degree / 2` places in a row without one of them, twice. That
     many are corrupted or have left, or a malicious coordinator says that they have left. But an agent at the edge of a
     part has `degree / 2` neighbours in it and takes part with `threshold - 1`, so the others have to be corrupted ones
-    in its `degree / 2` places outside: for both edges, as numbers of disjoint places are negatively associated (Joag-Dev
-    and Proschan, 1983), with a probability of at most the product.
+    in its `degree / 2` places outside: for both edges, as numbers of disjoint places are negatively associated
+    (Joag-Dev and Proschan, 1983), with a probability of at most the product.
 
     Args:
         agents: Number of agents.

@@ -131,8 +131,8 @@ class SumPlan:
 def verified_threshold(agents: int, degree: int) -> int:
     """Return the least threshold of a sum whose coordinator may deviate and has no agent that helps it.
 
-    More than half of the holders: else it could ask some for the seed of an agent, and the others for its mask key. In a
-    sparse graph one more: else an agent would take part with the `degree / 2` neighbours of one side alone, and a
+    More than half of the holders: else it could ask some for the seed of an agent, and the others for its mask key. In
+    a sparse graph one more: else an agent would take part with the `degree / 2` neighbours of one side alone, and a
     coordinator that leaves out those between two parts would have the sum of each part.
 
     >>> verified_threshold(7, 6), verified_threshold(30, 6)

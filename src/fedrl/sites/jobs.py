@@ -160,9 +160,15 @@ class RunJobs:
 
         A task names the last job whose update arrived. A coordinator that has ended in between may count jobs from an
         earlier one again; then it knows nothing of the later ones.
+
+        Where sums hide updates, none is merged whose masked vector did not leave: nobody compared its order with those
+        of the others. A state from it, such as a control variate and its share, would be in the next sum alone.
         """
-        arrived = self.kept.job and task.settled == self.kept.job
-        return Verdict(task.verdict) if arrived else Verdict.DROPPED
+        if not self.kept.job or task.settled != self.kept.job:
+            return Verdict.DROPPED
+        verdict, sums = Verdict(task.verdict), self.sums
+        untrue = verdict is Verdict.MERGED and sums is not None and not sums.has_left(self.kept)
+        return Verdict.REJECTED if untrue else verdict
 
     @property
     def copy_id(self) -> CopyId:

@@ -75,6 +75,15 @@ class SiteSums:
         self._last = asked, found
         return found
 
+    def has_left(self, kept: Kept) -> bool:
+        """Return whether the masked vector of a job has left, or was about to: then its order was one by the rule.
+
+        Raises:
+            RunError: The note about it is damaged.
+        """
+        note = self._memory.masked()
+        return note is not None and (note.job, note.version) == (kept.job, kept.version)
+
     def _begun(self, invited: Invitation, kept: Kept) -> tuple[SumPlan, SumMessage]:
         self._check_unmasked(kept)
         mine = self._job_of(kept)
