@@ -82,6 +82,17 @@ class TestTheCoordinator:
         shown = {agent: SurvivorList((0, 1, 2, 3, 4) if agent < 3 else SIX) for agent in (0, 1, 2, 3, 4)}
         return there, {agent: dict(there.agents[agent].agree(each).tags) for agent, each in shown.items()}
 
+    def test_that_shows_the_same_survivors_after_different_boxes_is_found_by_the_tags(self):
+        """Agents 3 and 4 are told that agent 5 sent no boxes, the others that its vector did not arrive."""
+        there, without = halted("masked", plan()), (0, 1, 2, 3, 4)
+        for agent in without:
+            shown = there.inbox[agent]
+            cut = Delivery(without, tuple(row for row in shown.boxes if row[0] != 5))
+            there.agents[agent].mask(cut if agent in (3, 4) else shown, there.values[agent])
+        tags = {agent: dict(there.agents[agent].agree(SurvivorList(without)).tags) for agent in without}
+        with pytest.raises(SecureSumError, match=r"tags from agents \[3, 4\] are not under the set"):
+            there.agents[0].open(TagList(tuple((agent, tags[agent][0]) for agent in (1, 2, 3, 4))))
+
     @pytest.mark.parametrize("what", ["of the other direction", "of another pair", "of another sum", "cut", "made up"])
     def test_that_puts_other_tags_in_place_of_the_right_ones_gains_none(self, what):
         """Two of five are changed: with itself, an agent has as many as the threshold. With a third one it has not."""

@@ -228,6 +228,7 @@ def test_orders_by_the_rule_are_accepted(orders, agents):
         (orders_of(shares=[0.2] * 5), AGENTS, "with the share 0.2, and by the rule"),  # as if all took as many steps
         (orders_of(shares=[2 * x.share for x in orders_of().values()]), AGENTS, "among 5 agents is 0.1 beside"),
         (orders_of(shares=[x.share / 2 for x in orders_of().values()]), AGENTS, "and by the rule"),
+        (orders_of(shares=[1.0001 * x.share for x in orders_of().values()]), AGENTS, "and by the rule"),
         (orders_of((0, 2), shares=[0.1 / 2, 0, 0.3 / 2, 0, 0]), AGENTS, "and by the rule"),
         (orders_of(shares=[float("nan")] * 5), AGENTS, "with the share nan, and by the rule"),
         (orders_of() | {4: JobOrder(0, 0.1)}, AGENTS, "ordered 0 local steps, and this federation takes 1 to 3"),
