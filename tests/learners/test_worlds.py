@@ -1,5 +1,7 @@
 """Every learner is a learner of worlds: dead players weigh nothing, and the others learn as single agents do."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from fedrl.core.environment import Environment
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner, iterate
+from fedrl.core.learner import Learner, explore, iterate
 from fedrl.core.types import LocalContext
 from fedrl.environments import cartpole, climbing, navigation
 from fedrl.learners import (
@@ -180,3 +182,12 @@ def test_each_player_has_parameters_of_its_own_in_every_batch():
     numbered = jax.tree.map(lambda x: jnp.zeros_like(x) + jnp.arange(2.0).reshape(2, *[1] * (x.ndim - 1)), params)
     numbered[0]["weight"] = jnp.zeros_like(numbered[0]["weight"])
     np.testing.assert_array_equal(network.apply(numbered, jnp.ones((1, 6)))[0], [0, 0, 0, 1, 1, 1])
+
+
+def test_behaviour_policies_share_the_copies_of_a_world_and_not_its_players():
+    def act(key, params, observation, greedy):
+        return jnp.full(observation.shape[-1], params)
+
+    learner = replace(small_ppo(climbing()), act=act)
+    actions = explore(learner, jax.random.key(0), (jnp.int32(1), jnp.int32(2)), jnp.ones((1, 2 * 4)))
+    assert actions.tolist() == [1, 1, 2, 2] * 2  # the rows of the first player in all copies come first

@@ -253,9 +253,15 @@ def explore(learner: Learner, key: Key, behaviours: tuple[Params, ...], observat
     # A single behaviour draws by the key itself, so the actions are those of a learner without `behaviours`.
     if len(behaviours) == 1:
         return learner.act(key, behaviours[0], observation, False)
-    keys, shown = jax.random.split(key, len(behaviours)), jnp.split(observation, len(behaviours), axis=-1)
-    actions = [learner.act(k, p, seen, False) for k, p, seen in zip(keys, behaviours, shown, strict=True)]
-    return jnp.concatenate(actions, axis=-1)
+    # In a world the players of a copy act by the same behaviour policy, so rows are split copy by copy.
+    keys, players = jax.random.split(key, len(behaviours)), learner.environment.players or 1
+    shown = jnp.split(observation.reshape(*observation.shape[:-1], players, -1), len(behaviours), axis=-1)
+    actions = [
+        learner.act(k, p, seen.reshape(*observation.shape[:-1], -1), False)
+        for k, p, seen in zip(keys, behaviours, shown, strict=True)
+    ]
+    apart = [action.reshape(*action.shape[:-1], players, -1) for action in actions]
+    return jnp.concatenate(apart, axis=-1).reshape(*actions[0].shape[:-1], -1)
 
 
 def follows_corrections(learner: Learner) -> bool:
