@@ -10,7 +10,7 @@ import pytest
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Learner, Trajectory, behaviours_of
 from fedrl.core.types import LocalContext
-from fedrl.environments import cartpole, climbing, gridworld, joint_actions, penalty, pendulum, pursuit
+from fedrl.environments import cartpole, climbing, common_world, gridworld, joint_actions, penalty, pendulum, pursuit
 from fedrl.learners import adam, dqn, mlp, per_player, sgd, vdn
 from fedrl.learners.algorithms.dqn import Transition, each_its_own, transitions
 from fedrl.learners.algorithms.vdn import of_the_team
@@ -66,14 +66,14 @@ def test_a_row_of_the_buffer_is_a_step_of_all_players_of_a_copy():
     number = jnp.arange(time * players * copies, dtype=jnp.float32).reshape(time, players * copies)
     flag = number > 100
     seen = Trajectory(number[:, None], number.astype(jnp.int32), number, flag, flag, number[:, None] + 0.5)
-    rows = transitions(seen, players)
+    rows = transitions(seen, players, deaths=True)
     assert rows.observation.shape == (time * copies, 1, players)
     # Rows of a trajectory are player-major: player p of copy c is row p * copies + c.
     expected = [[t * 12 + p * 4 + c for p in range(players)] for t in range(time) for c in range(copies)]
     np.testing.assert_array_equal(rows.reward, expected)
     np.testing.assert_array_equal(rows.next_observation[:, 0], np.array(expected) + 0.5)
     assert rows.alive.all()
-    assert transitions(seen, None).alive is None
+    assert transitions(seen, None, deaths=False).alive is None
 
 
 def state_after(learner: Learner, iterations: int):
@@ -162,6 +162,26 @@ def test_what_the_dead_do_changes_no_value(make):
     assert any((x != y).any() for x, y in zip(*map(jax.tree.leaves, (one, state.params)), strict=True))
     for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7)
+
+
+def test_an_agent_in_a_common_world_learns_nothing_after_the_death_of_its_player():
+    world = mortal()
+    learner = dqn(
+        common_world(world),
+        network=mlp([4]),
+        num_envs=4,
+        num_steps=5,
+        buffer_size=20,
+        learning_starts=0,
+        optimizer=sgd(0.1),
+    )
+    state = learner.init(jax.random.key(0), world.params)
+    alive = jnp.broadcast_to(jnp.arange(5)[:, None] < 3, (5, 4))
+    shown, flag = jax.random.normal(jax.random.key(1), (5, 2, 4)), jnp.zeros((5, 4), bool)
+    seen = Trajectory(shown, jnp.ones((5, 4), jnp.int32), jnp.ones((5, 4)), flag, flag, shown, alive)
+    changed = seen._replace(observation=jnp.where(alive[:, None], shown, 9.0), action=jnp.where(alive, 1, 0))
+    learn = jax.jit(lambda seen: learner.learn(jax.random.key(3), state, seen, LocalContext(state.params, ()))[0])
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), learn(seen).params, learn(changed).params)
 
 
 def test_what_has_no_values_of_actions_or_no_room_is_refused():

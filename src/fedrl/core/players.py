@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedrl.core.environment import AnyEnvironment, Environment, Noise, State, Timestep
+from fedrl.core.environment import AnyEnvironment, Environment, Noise, State, Timestep, common_of
 from fedrl.core.errors import ConfigError
 from fedrl.core.learner import Trajectory
 from fedrl.core.types import PyTree
@@ -93,6 +93,11 @@ def copies_of(environment: Environment, axis: int | None, num_envs: int) -> Envi
 def players_of(environment: AnyEnvironment) -> int | None:
     """Return the number of players; None for an environment with a single agent."""
     return environment.players
+
+
+def may_die(environment: AnyEnvironment) -> bool:
+    """Return whether a trajectory may say who is alive: in a world, also in one whose players are the agents."""
+    return environment.players is not None or common_of(environment) is not None
 
 
 def rows_of(environment: AnyEnvironment, num_envs: int) -> int:

@@ -25,7 +25,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
-from fedrl.core.players import check_players, players_of, rows_of
+from fedrl.core.players import check_players, may_die, players_of, rows_of
 from fedrl.core.ranges import Count, Fraction, FractionAboveZero, NonNegative, Positive, Traced
 from fedrl.core.replay import Replay, append, empty, sample
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
@@ -191,7 +191,7 @@ def q_learner(
     actions = _actions_of(environment, num_envs * num_steps, buffer_size)
     check_positive(num_updates=num_updates, batch_size=batch_size)
     check_players(environment, network.players)
-    players = players_of(environment)
+    players, deaths = players_of(environment), may_die(environment)
     probabilities, choose, act = acting(network, epsilon.last)
 
     def init(key: Key, env_params: PyTree) -> QState:
@@ -215,7 +215,7 @@ def q_learner(
         return squared_error(network, errors, gamma, params, target, batch)
 
     def learn(key: Key, state: QState, seen: Trajectory, context: LocalContext) -> tuple[QState, Metrics]:
-        replay = append(state.replay, transitions(seen, players))
+        replay = append(state.replay, transitions(seen, players, deaths))
 
         def update(carry: Carry, k: Key) -> tuple[Carry, jax.Array]:
             return _updated(optimizer, loss, tau, carry, sample(k, replay, batch_size), context)
@@ -311,15 +311,15 @@ def epsilon_greedy(values: jax.Array, epsilon: Number | jax.Array) -> jax.Array:
     return epsilon / actions + (1.0 - epsilon) * best
 
 
-def transitions(seen: Trajectory, players: int | None) -> Transition:
-    """Return a trajectory as rows, every leaf `[time * num_envs, *features, players]`."""
+def transitions(seen: Trajectory, players: int | None, deaths: bool) -> Transition:
+    """Return a trajectory as rows, every leaf `[time * num_envs, *features, players]`; with `deaths`, who is alive."""
 
     def row(x: jax.Array) -> jax.Array:
         apart = x.reshape(*x.shape[:-1], players or 1, -1)
         return jnp.moveaxis(apart, -1, 1).reshape(-1, *apart.shape[1:-1])
 
     # In a world always, as wrappers may leave out the experience of some players.
-    alive = None if players is None else row(jnp.ones_like(seen.terminated) if seen.alive is None else seen.alive)
+    alive = row(jnp.ones_like(seen.terminated) if seen.alive is None else seen.alive) if deaths else None
     return Transition(
         row(seen.observation),
         row(seen.action),
@@ -335,7 +335,7 @@ def _row(environment: AnyEnvironment) -> Transition:
     seen, players = environment.spaces.observation, players_of(environment)
     shape = jax.ShapeDtypeStruct((*seen.shape, players or 1), seen.dtype)
     whole, real, flag = (jax.ShapeDtypeStruct((players or 1,), kind) for kind in (jnp.int32, jnp.float32, jnp.bool_))
-    row: Any = (shape, whole, real, flag, shape, None if players is None else flag)
+    row: Any = (shape, whole, real, flag, shape, flag if may_die(environment) else None)
     return Transition(*row)
 
 
