@@ -53,7 +53,7 @@ def mixture(learner: Learner) -> Learner:
             return _voted(learner.environment.spaces.action, actions)
         # A policy is drawn for each environment copy and step: that is a draw from the mean of the policies.
         chosen = jax.random.randint(for_choice, (num_envs,), 0, policies)
-        return jnp.moveaxis(actions, -1, 0)[jnp.arange(num_envs), chosen].T.reshape(actions.shape[1:])
+        return jnp.moveaxis(jnp.moveaxis(actions, -1, 0)[jnp.arange(num_envs), chosen], 0, -1)
 
     return replace(learner, act=act, probabilities=None if each is None else probabilities)
 
