@@ -17,6 +17,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.environments import probe_target, random_mdp
 from fedrl.federation.federate import federate
 from fedrl.learners import a2c, accept_if_better, adam, freeze_except, mixture, mlp, personal, q_table, with_embedding
+from fedrl.learners.wrappers.self_play import acting_on_average
 from fedrl.runs.evaluate import greedy_returns
 from tests.support.quadratic import simulated_rounds
 
@@ -199,6 +200,21 @@ def test_the_greedy_action_of_continuous_policies_is_their_mean():
     drawn = mixture(each).act(jax.random.key(0), held, seen, False)
     assert drawn.shape == found.shape
     assert mixture(each).probabilities is None
+
+
+def test_actions_of_several_axes_keep_their_entries_in_a_mixture_and_in_an_average():
+    # The action of each policy is its own table, whatever it observes.
+    learner = replace(
+        a2c(probe_target(), network=mlp((4,)), num_envs=2, num_steps=2),
+        act=lambda key, params, seen, greedy: jnp.repeat(params[..., None], seen.shape[-1], -1),
+        probabilities=None,
+    )
+    tables, seen = jnp.stack([jnp.arange(6.0).reshape(2, 3)] * 4), jnp.ones((1, 5))
+    expected = np.repeat(np.asarray(tables[0])[..., None], 5, -1)
+    np.testing.assert_array_equal(mixture(learner).act(jax.random.key(0), tables, seen, False), expected)
+    average, _ = acting_on_average(learner, 4)
+    held = {"policies": tables, "share": jnp.full(4, 0.25), "current": tables[0]}
+    np.testing.assert_array_equal(average(jax.random.key(0), held, seen, False), expected)
 
 
 def test_a_mixture_is_evaluated_like_any_policy_and_is_shared():

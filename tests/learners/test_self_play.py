@@ -17,7 +17,8 @@ from fedrl.environments import (
     navigation,
     rock_paper_scissors,
 )
-from fedrl.learners import a2c, measure_exploitability, mlp, per_player, reinforce, self_play, sgd
+from fedrl.environments.adapters import pettingzoo
+from fedrl.learners import a2c, measure_exploitability, mlp, normalize, per_player, reinforce, self_play, sgd
 from tests.support.worlds import LENGTH, mortal
 
 LOGITS = mlp(hidden=[])
@@ -146,3 +147,9 @@ def test_what_has_no_opponent_or_no_payoffs_is_refused():
         self_play(reinforce(foraging()))
     with pytest.raises(ConfigError, match="no table of payoffs"):
         measure_exploitability(a2c(navigation()))
+    with pytest.raises(ConfigError, match=r"is stepped on the host, where all players of a copy act by one policy"):
+        self_play(a2c(pettingzoo("tests.support.parallel_worlds:Mortal")))
+    with pytest.raises(ConfigError, match=r"acts with an average of its policies already"):
+        self_play(self_play(a2c(climbing())))
+    with pytest.raises(ConfigError, match=r"as in self_play\(normalize\(ppo\(\.\.\.\)\)\)"):
+        normalize(self_play(a2c(climbing())))

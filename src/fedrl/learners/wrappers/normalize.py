@@ -53,6 +53,7 @@ from fedrl.learners.parts.moments import (
 from fedrl.learners.parts.rollout import Position, Sampler, start
 from fedrl.learners.parts.rollout import collect as roll_out
 from fedrl.learners.parts.trajectories import check_bounds_each
+from fedrl.learners.wrappers.self_play import NAME as SELF_PLAY
 
 Book = dict[str, Moments]
 
@@ -255,6 +256,11 @@ def _checked_shapes(learner: Learner, observations: bool, rewards: bool) -> dict
         "scales its inputs by moments of all episodes, so that one episode changes the gradients of the others",
         "Scale observations and rewards by constants in the environment, or leave trajectory_clip out.",
     )
+    if SELF_PLAY in learner.personalised:
+        raise ConfigError(
+            f"{learner!r} decides who acts by a policy of its pool, and normalize, which collects the trajectories, "
+            "would let its average policy act for all players. Put normalize inside, as in self_play(normalize(ppo(...)))."
+        )
     own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
     if own_way or learner.statistics is not None:
         raise ConfigError(

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 
 from fedrl.core.checks import check_positive
 from fedrl.core.component import component, written
+from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory, behaviours_of, explore, policy_of, restored
@@ -36,6 +37,8 @@ from fedrl.learners.wrappers.inner_state import within
 
 Act = Callable[[Key, Params, jax.Array, bool], jax.Array]
 Probabilities = Callable[[Params, jax.Array], jax.Array]
+NAME = "self_play"
+"""Its name in `Learner.personalised`."""
 
 
 class SelfPlayState(NamedTuple):
@@ -85,8 +88,8 @@ def self_play(
         latest: Probability that the opponents of a copy act by the current policy.
 
     Raises:
-        ConfigError: The environment has no players, or the learner plays whole episodes, takes no trajectory, or clips
-            each episode's gradient.
+        ConfigError: The environment has no players or is stepped on the host, or the learner plays whole episodes,
+            takes no trajectory, clips each episode's gradient, or is in self-play already.
     """
     check_positive(pool_size=pool_size, every=every)
     players = _checked_players(learner)
@@ -147,7 +150,7 @@ def self_play(
         restore=lambda state, params: _restored(learner, state, params),
         behaviours=None,
         probabilities=probabilities,
-        personalised=(*learner.personalised, "self_play"),
+        personalised=(*learner.personalised, NAME),
     )
 
 
@@ -194,7 +197,7 @@ def acting_on_average(learner: Learner, pool_size: int) -> tuple[Act, Probabilit
         count = observation.shape[-1]
         thresholds = jnp.cumsum(params["share"])[:-1, None]
         chosen = (jax.random.uniform(for_choice, (count,)) >= thresholds).sum(0)
-        return jnp.moveaxis(actions, -1, 0)[jnp.arange(count), chosen].T.reshape(actions.shape[1:])
+        return jnp.moveaxis(jnp.moveaxis(actions, -1, 0)[jnp.arange(count), chosen], 0, -1)
 
     def probabilities(params: Params, observation: jax.Array) -> jax.Array:
         assert each is not None
@@ -223,6 +226,16 @@ def _checked_players(learner: Learner) -> int:
         "plays against policies that were trained on earlier episodes, which nothing bounds",
         "Leave trajectory_clip or self_play out.",
     )
+    if NAME in learner.personalised:
+        raise ConfigError(
+            f"{written(learner)} acts with an average of its policies already, and self_play would train it on what "
+            "that average does instead of on what its current policy does. Leave one self_play out."
+        )
+    if isinstance(learner.environment, HostEnvironment):
+        raise ConfigError(
+            f"{learner.environment!r} is stepped on the host, where all players of a copy act by one policy, and "
+            "self_play has to say who acts by a policy of the pool. Use a world written in JAX."
+        )
     players = players_of(learner.environment)
     if players is None or players < 2:
         raise ConfigError(
