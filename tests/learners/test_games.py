@@ -141,6 +141,16 @@ def test_a_centralised_critic_needs_an_overview_and_one_network():
         mappo(climbing(), critic=OWN)
 
 
+def test_the_values_of_a_centralised_critic_have_no_bounds():
+    def learned(critic):
+        learner = mappo(climbing(), critic=critic, num_envs=2, num_steps=4, num_epochs=1, num_minibatches=1)
+        state = learner.init(jax.random.key(0), learner.environment.params)
+        seen, state, _ = learner.collect(jax.random.key(1), state)
+        return learner.learn(jax.random.key(2), state, seen, LocalContext(state.params, state.params))[1]
+
+    assert learned(mlp([], output_activation="tanh")) == learned(mlp([]))
+
+
 def test_the_outputs_of_a_centralised_critic_are_the_values_of_each_players_rows():
     params = {"critic": ({"weight": jnp.zeros((3, 2)), "bias": jnp.arange(3.0)},)}
     found = value_of(mlp(hidden=[]), params, jnp.zeros((5, 12)), jnp.ones((2, 4)))

@@ -17,6 +17,7 @@ from fedrl.learners.algorithms.vdn import of_the_team
 from tests.learners.test_games import LOGITS, OWN, played, trained
 from tests.support.worlds import mortal
 
+KEY = jax.random.key(0)
 QUICK = {
     "num_envs": 16,
     "num_steps": 1,
@@ -182,6 +183,18 @@ def test_an_agent_in_a_common_world_learns_nothing_after_the_death_of_its_player
     changed = seen._replace(observation=jnp.where(alive[:, None], shown, 9.0), action=jnp.where(alive, 1, 0))
     learn = jax.jit(lambda seen: learner.learn(jax.random.key(3), state, seen, LocalContext(state.params, ()))[0])
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), learn(seen).params, learn(changed).params)
+
+
+@pytest.mark.parametrize("network", [mlp([]), per_player(mlp([]), 2)])
+def test_values_have_no_bounds_whatever_bounds_the_outputs_of_a_policy(network):
+    bounded = mlp([], output_activation="tanh")
+    bounded = bounded if network.players is None else per_player(bounded, network.players)
+    made = [dqn(climbing(), network=each, epsilon=0.0) for each in (network, bounded)]
+    params = {"q": jax.tree.map(lambda x: 9.0 * jnp.ones_like(x), made[0].init(KEY, climbing().params).params["q"])}
+    # Tanh makes equal values of 9 and of 18, and the first of equal ones is the best.
+    params["q"][0]["bias"] = params["q"][0]["bias"].at[..., 1].add(9.0)
+    for learner in made:
+        assert learner.act(KEY, params, jnp.ones((1, 4)), True).tolist() == [1] * 4
 
 
 def test_what_has_no_values_of_actions_or_no_room_is_refused():

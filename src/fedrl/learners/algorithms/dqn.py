@@ -29,7 +29,7 @@ from fedrl.core.players import check_players, may_die, players_of, rows_of
 from fedrl.core.ranges import Count, Fraction, FractionAboveZero, NonNegative, Positive, Traced
 from fedrl.core.replay import Replay, append, empty, sample
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
-from fedrl.learners.parts.networks import Network, mlp
+from fedrl.learners.parts.networks import Network, critic_of, mlp
 from fedrl.learners.parts.optimizers import adam, descend
 from fedrl.learners.parts.rollout import Position, Sampler, start
 from fedrl.learners.parts.rollout import collect as roll_out
@@ -192,6 +192,7 @@ def q_learner(
     check_positive(num_updates=num_updates, batch_size=batch_size)
     check_players(environment, network.players)
     players, deaths = players_of(environment), may_die(environment)
+    network = critic_of(network)  # values have no bounds, whatever the activation of a policy's outputs
     probabilities, choose, act = acting(network, epsilon.last)
 
     def init(key: Key, env_params: PyTree) -> QState:

@@ -103,7 +103,7 @@ def actor_critic(
     """
     check_players(environment, network.players)
     whole = None if critic is None else overview_of(environment)
-    judge = critic_of(network) if critic is None else critic
+    judge = critic_of(network if critic is None else critic)
     policy, players = policy_for(environment.spaces, network), players_of(environment)
     length = num_steps if how is None else min(num_steps, environment.max_steps)
 

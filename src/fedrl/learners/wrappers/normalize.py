@@ -259,7 +259,8 @@ def _checked_shapes(learner: Learner, observations: bool, rewards: bool) -> dict
     if SELF_PLAY in learner.personalised:
         raise ConfigError(
             f"{learner!r} decides who acts by a policy of its pool, and normalize, which collects the trajectories, "
-            "would let its average policy act for all players. Put normalize inside, as in self_play(normalize(ppo(...)))."
+            "would let its average policy act for all players. Put normalize inside, as in "
+            "self_play(normalize(ppo(...)))."
         )
     own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
     if own_way or learner.statistics is not None:
