@@ -342,6 +342,8 @@ def test_a_common_world_is_refused_where_it_can_not_be():
     timed = {"scheduler": fed_async(), "clock": clock(step_s=1.0)}
     with pytest.raises(UnsoundError, match=r"absent is 'leave'.*there are no rounds"):
         simulate(leaving(), fleet(mortal(table=True), PLAYERS), **timed)
+    with pytest.raises(ConfigError, match=r"absent is 'leaves', .*'leave'"):
+        common_world(navigation(), absent="leaves")
     with pytest.raises(ConfigError, match="does not say what it is without one of its players"):
         common_world(climbing(), "leave")
     with pytest.raises(ConfigError, match="has a single agent"):

@@ -9,6 +9,7 @@ import pytest
 
 from fedrl.core.errors import ConfigError
 from fedrl.environments import (
+    cartpole,
     climbing,
     exploitability,
     fleet,
@@ -16,6 +17,7 @@ from fedrl.environments import (
     matching_pennies,
     navigation,
     penalty,
+    player_returns,
     pursuit,
     rock_paper_scissors,
     stag_hunt,
@@ -193,3 +195,5 @@ def test_a_world_without_room_or_without_an_end_is_refused():
         pursuit(players=1)
     with pytest.raises(ConfigError, match=r"size is 1, .* of which the grid has 1"):
         foraging(size=1)
+    with pytest.raises(ConfigError, match=r"cartpole\(\) has a single agent, whose return is in all records"):
+        player_returns(cartpole())

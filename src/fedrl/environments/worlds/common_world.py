@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedrl.core.checks import check_one_of
 from fedrl.core.component import component, written
 from fedrl.core.environment import CommonWorld, Environment, HostEnvironment, Noise, State, Timestep
 from fedrl.core.errors import ConfigError
@@ -51,12 +52,14 @@ def common_world(world: Environment, absent: Literal["act", "leave"] = "act") ->
             which has to know how (`Environment.attend`).
 
     Raises:
-        ConfigError: The environment has no players, or the world needs all of its players and `absent` is "leave".
+        ConfigError: The environment has no players, `absent` is no such word, or it is "leave" and the world needs all
+            of its players.
 
     >>> from fedrl.environments import navigation
     >>> common_world(navigation(players=3)).spaces.action
     Discrete(n=5)
     """
+    check_one_of(absent, ("act", "leave"), "absent")
     if world.players is None:
         raise ConfigError(
             f"world is {world!r}, which has a single agent, and in a common world every agent of the federation is a "

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedrl.core.environment import Environment, HostEnvironment, Noise, Overview, Picture, State, Timestep
+from fedrl.core.errors import ConfigError
 from fedrl.core.host import Failure, HostStep, Instances
 from fedrl.core.host_players import Living
 from fedrl.core.measures import Measure
@@ -35,11 +36,18 @@ def player_returns(world: World) -> World:
     Args:
         world: A world without them, compiled or on the host.
 
+    Raises:
+        ConfigError: The environment has no players.
+
     >>> from fedrl.environments import matching_pennies
     >>> sorted(matching_pennies().measures)
     ['player_1_return', 'player_2_return']
     """
-    assert world.players is not None
+    if world.players is None:
+        raise ConfigError(
+            f"{world!r} has a single agent, whose return is in all records. Give player_returns a world of several "
+            "players, such as navigation()."
+        )
     names = [f"player_{number}_return" for number in range(1, world.players + 1)]
 
     if isinstance(world, HostEnvironment):
