@@ -9,7 +9,7 @@ import pytest
 
 from fedrl.core.environment import Box, Discrete, Product, Spaces
 from fedrl.core.errors import ConfigError
-from fedrl.environments import cartpole, climbing, fleet, foraging, joint_actions, navigation, penalty
+from fedrl.environments import cartpole, climbing, common_world, fleet, foraging, joint_actions, navigation, penalty
 from tests.support.worlds import LENGTH, mortal
 
 
@@ -86,3 +86,8 @@ def test_a_single_agent_and_too_many_joint_actions_are_refused():
         joint_actions(joint_actions(climbing()))
     with pytest.raises(ConfigError, match=r"14 players with 5 choices each, and 5\^14 joint choices"):
         joint_actions(navigation(players=14))
+
+
+def test_a_world_that_is_stepped_on_the_host_is_refused():
+    with pytest.raises(ConfigError, match=r"world is .*, which is stepped on the host, .* part of a compiled program"):
+        joint_actions(common_world(climbing()))

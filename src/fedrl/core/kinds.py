@@ -78,6 +78,11 @@ def _check(name: str, value: Any, hint: Any) -> None:
     if not records or sequence or len(classes) < len(options) or isinstance(value, tuple(classes)):
         return
     needed = " or ".join(dict.fromkeys(option.__name__ for option in records))
+    if type(value).__name__ == "HostEnvironment" and needed == "Environment":
+        raise ConfigError(
+            f"{name} is {_shown(value)}, which is stepped on the host, and it needs to be an Environment, which is "
+            "part of a compiled program. Use one that is written in JAX, such as navigation()."
+        )
     # An environment of Gymnasium is one constructor away from an environment of ours.
     near = [
         option for option in records if type(value).__module__.startswith("gymnasium") and "Host" in option.__name__
