@@ -18,7 +18,7 @@ from fedrl.engines.simulate import simulate
 from fedrl.engines.topologies.choices import isolated
 from fedrl.environments import gridworld, probe_match
 from fedrl.federation.federate import federate
-from fedrl.learners import a2c, mlp, normalize, ppo, q_table, reinforce, sgd
+from fedrl.learners import a2c, apfl, dqn, mlp, normalize, ppo, q_table, reinforce, sgd
 from fedrl.learners.parts.moments import Moments, both, count, joined, merged, parted, standardised, unseen
 from fedrl.learners.wrappers.normalize import running_return
 
@@ -277,8 +277,25 @@ def test_an_unscaled_problem_is_learned_only_when_normalised():
         (lambda: normalize(normalize(ppo(probe_match()))), "learns from trajectories"),
         (lambda: normalize(ppo(probe_match()), observations=False, rewards=False), "both false"),
         (lambda: normalize(q_table(gridworld())), "observations = false"),
+        (lambda: normalize(dqn(probe_match())), "keeps samples in a replay buffer"),
     ],
 )
 def test_what_cannot_be_normalised_is_refused_by_name(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_both_policies_of_apfl_act_on_normalised_observations_each_in_its_copies():
+    learner = normalize(apfl(a2c(probe_match(), network=mlp((4,)), num_envs=3, num_steps=2), share=0.5))
+    state = learner.init(jax.random.key(0), learner.environment.params)
+    sure = [jax.tree.map(lambda x: 0.0 * x, state.learner.private) for _ in range(2)]
+    for action, params in enumerate(sure):
+        params["actor"][-1]["bias"] = jnp.array([-1e3, -1e3]).at[action].set(1e3)
+    # Half of each makes the mixture, which acts first: v = 2 mixture - w.
+    private = jax.tree.map(lambda own, shared: 2.0 * own - shared, *sure)
+    held = state.learner._replace(private=private)
+    held = held._replace(global_state=held.global_state._replace(params=sure[1]))
+    seen, _, _ = learner.collect(jax.random.key(1), state._replace(learner=held))
+    np.testing.assert_array_equal(seen.action, [[0, 0, 0, 1, 1, 1]] * 2)
+    acting = learner.behaviours(state._replace(learner=held))
+    assert [sorted(each) for each in acting] == [["learner", "moments"]] * 2

@@ -30,8 +30,9 @@ import jax.numpy as jnp
 from fedrl.core.component import component
 from fedrl.core.environment import Box
 from fedrl.core.errors import ConfigError
+from fedrl.core.faults import rings_in
 from fedrl.core.hyperparameters import Number
-from fedrl.core.learner import Learner, Statistics, Trajectory, policy_of, restored
+from fedrl.core.learner import Learner, Statistics, Trajectory, behaviours_of, explore, policy_of, restored
 from fedrl.core.players import players_of, rows_of
 from fedrl.core.ranges import Fraction, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
@@ -97,7 +98,8 @@ def normalize(
         limit: Largest size of what is normalised, in standard deviations; beyond it, it is clipped.
 
     Raises:
-        ConfigError: There is nothing to normalise, or the learner plays whole episodes or clips their gradients.
+        ConfigError: There is nothing to normalise, or the learner plays whole episodes, clips their gradients, has a
+            replay buffer, or is in self-play.
     """
     environment = learner.environment
     shapes = _checked_shapes(learner, observations, rewards)
@@ -120,9 +122,9 @@ def normalize(
         return after._replace(learner=inner), metrics
 
     def collect(key: Key, state: NormalizeState) -> tuple[Trajectory, NormalizeState, Metrics]:
-        held = jax.lax.optimization_barrier(policy_of(learner, state.learner))
+        held = jax.lax.optimization_barrier(behaviours_of(learner, state.learner))
         sampler = Sampler(
-            lambda key, batch: key, lambda key, shown: learner.act(key, held, seen(state.moments, shown), False)
+            lambda key, batch: key, lambda key, shown: explore(learner, key, held, seen(state.moments, shown))
         )
         raw, position, counts = roll_out(
             key, environment, state.env_params, sampler, learner.horizon, state.position, learner.reads_overview
@@ -162,6 +164,11 @@ def normalize(
         if learner.policy is None
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
         restore=restore,
+        behaviours=None
+        if learner.behaviours is None
+        else lambda state: tuple(
+            {"learner": each, "moments": state.moments} for each in behaviours_of(learner, state.learner)
+        ),
         probabilities=None if learner.probabilities is None else probabilities,
         measures=learner.measures,
         gamma=learner.gamma,
@@ -262,8 +269,12 @@ def _checked_shapes(learner: Learner, observations: bool, rewards: bool) -> dict
             "would let its average policy act for all players. Put normalize inside, as in "
             "self_play(normalize(ppo(...)))."
         )
-    own_way = learner.horizon < 1 or learner.episodic or learner.behaviours is not None
-    if own_way or learner.statistics is not None:
+    if rings_in(jax.eval_shape(learner.init, jax.random.key(0), learner.environment.params)):
+        raise ConfigError(
+            f"{learner!r} keeps samples in a replay buffer, normalised by the moments of their time, and those of the "
+            "policy change with every round. Scale observations and rewards by constants in the environment."
+        )
+    if learner.horizon < 1 or learner.episodic or learner.statistics is not None:
         raise ConfigError(
             f"{learner!r} can't be normalised. The wrapper has to collect the trajectories itself, which this learner "
             "does in a way of its own. Wrap a learner that learns from trajectories, such as ppo or a2c."
