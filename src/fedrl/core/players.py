@@ -137,9 +137,14 @@ def check_players(environment: AnyEnvironment, network_players: int | None) -> N
     """Refuse a network with parameters of each player in an environment with other players.
 
     Raises:
-        ConfigError: The numbers differ.
+        ConfigError: The numbers differ, or the players are the agents.
     """
     players = players_of(environment)
+    if network_players is not None and common_of(environment) is not None:
+        raise ConfigError(
+            f"network has parameters for {network_players} players, and in {environment!r} each agent is one player, "
+            "with parameters of its own anyway. Give it the network of one player, such as mlp()."
+        )
     if network_players not in (None, players):
         found = "a single agent" if players is None else f"{players} players"
         raise ConfigError(

@@ -47,6 +47,9 @@ def vdn(
     target network, epsilon. Q_i is the same network for all players, or one of each (`per_player`). The values of dead
     players are left out of both sums. With a single agent it is `dqn`.
 
+    In a game that is won from each other the reward of the team is 0, so there is nothing to learn; in a common world
+    an agent has one player, and it is `dqn`, too.
+
     A sum can't represent that the worth of an action depends on those of the others. So it fails where that decides: in
     `climbing` it settles below the optimum, which `joint_actions` finds.
 
