@@ -164,11 +164,7 @@ def normalize(
         if learner.policy is None
         else lambda state: {"learner": policy_of(learner, state.learner), "moments": state.moments},
         restore=restore,
-        behaviours=None
-        if learner.behaviours is None
-        else lambda state: tuple(
-            {"learner": each, "moments": state.moments} for each in behaviours_of(learner, state.learner)
-        ),
+        behaviours=None if learner.behaviours is None else lambda state: behaviours(learner, state),
         probabilities=None if learner.probabilities is None else probabilities,
         measures=learner.measures,
         gamma=learner.gamma,
@@ -176,6 +172,11 @@ def normalize(
         reads_overview=learner.reads_overview,
         acts_for=learner.acts_for,
     )
+
+
+def behaviours(learner: Learner, state: NormalizeState) -> tuple[Params, ...]:
+    """Return the behaviour policies of the wrapped learner, each with the moments by which it observes."""
+    return tuple({"learner": each, "moments": state.moments} for each in behaviours_of(learner, state.learner))
 
 
 def begun(learner: Learner, shapes: dict[str, tuple[int, ...]], key: Key, env_params: PyTree) -> NormalizeState:
