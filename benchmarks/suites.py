@@ -6,7 +6,8 @@
     python -m benchmarks.suites --only mpe2 MiniGrid  ids that contain one of these words
     python -m benchmarks.suites --gymnax PYTHON       those of gymnax and JaxMARL with the interpreter of their venv
     python -m benchmarks.suites --seconds 900         begin no id later than that; the page lists those left out
-    python -m benchmarks.suites --rows FILE           a file of rows: those of this commit are not made again
+    python -m benchmarks.suites --rows FILE           a file of rows: those of this commit are not made again, and
+                                                      those of others stand for ids that were not begun
     python -m benchmarks.suites --limit 120           most seconds of one id
 
 A row is trained if two agents with an environment each finish two rounds of PPO, nothing was rejected, all
@@ -260,7 +261,6 @@ def page(rows: list[dict[str, Any]], versions: dict[str, str], missing: list[dic
     """Return the page; `missing` are the cases that were not tried."""
     opened, trained = (sum(row[name] for row in rows) for name in ("opened", "trained"))
     told = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    loads = [row["load"] for row in rows] or [os.getloadavg()[0]]
     lines = [
         "# Environments that were tried",
         "",
@@ -273,17 +273,17 @@ def page(rows: list[dict[str, Any]], versions: dict[str, str], missing: list[dic
         "```",
         "",
         f"{datetime.date.today()}, commit {commit()}, {os.cpu_count()} cores ({platform.machine()}), "
-        f"load {min(loads):.0f} to {max(loads):.0f}, Python {platform.python_version()}: {told}.",
+        f"Python {platform.python_version()}: {told}.",
         "",
         f"Of {len(rows)} ids {opened} opened, and {trained} were **trained**: two agents with an environment each",
         "took two rounds of PPO, no update was rejected, all parameters are finite, and the merged ones have changed.",
         "This says that an environment can be used, not that a few rounds have learned anything. Steps a second are",
         "those of the environment alone, with random actions, in one process (eight copies on the host, sixty-four in",
-        "a compiled program); a step of a world is one of all its players. The figures tell magnitudes: the load above",
-        "is that of all programs of the machine, as each row began.",
+        "a compiled program); a step of a world is one of all its players. The figures tell magnitudes: the load is",
+        "that of all programs of the machine as a row began, and the commit is that of the row's code.",
         "",
-        "| adapter | id | observation / action | players | opened | trained | steps/s | said |",
-        "|---|---|---|---|---|---|---|---|",
+        "| adapter | id | observation / action | players | opened | trained | steps/s | load | commit | said |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(row) for row in rows]
     if missing:
@@ -318,7 +318,8 @@ def _line(row: dict[str, Any]) -> str:
     said = " ".join([row["said"], *row["notes"]]).strip().replace("|", "\\|").replace("<", "&lt;")
     speed = f"{row['steps_per_s']:,.0f}" if row.get("steps_per_s") else ""
     cells = [case["adapter"], _name(case), row.get("spaces", ""), str(row.get("players") or "")]
-    cells += ["yes" if row["opened"] else "no", "yes" if row["trained"] else "no", speed, said]
+    cells += ["yes" if row["opened"] else "no", "yes" if row["trained"] else "no", speed]
+    cells += [f"{row['load']:.0f}" if row["load"] is not None else "", row["commit"], said]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -352,18 +353,20 @@ def main() -> None:
         warnings.simplefilter("ignore")
         print(json.dumps(tried(json.loads(given.one))))
         return
-    known = {}
+    known, older = {}, {}
     if given.rows and given.rows.exists():
-        found = map(json.loads, given.rows.read_text().splitlines())
-        known = {json.dumps(row["case"]): row for row in found if row["commit"] == commit()}
+        for row in map(json.loads, given.rows.read_text().splitlines()):
+            (known if row["commit"] == commit() else older)[json.dumps(row["case"])] = row
     rows, missing, begun = [], [], time.monotonic()
     for case in cases():
         if given.only and not any(word in case["id"] or word == case["adapter"] for word in given.only):
             continue
         row = known.get(json.dumps(case))
         if row is None and time.monotonic() - begun >= given.seconds:
-            missing.append(case)
-            continue
+            row = older.get(json.dumps(case))
+            if row is None:
+                missing.append(case)
+                continue
         if row is None:
             python = given.gymnax if given.gymnax and case["adapter"] in OWN else sys.executable
             made = {"commit": commit(), "load": os.getloadavg()[0]}

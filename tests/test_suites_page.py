@@ -33,6 +33,19 @@ def test_the_page_states_its_command_and_keeps_no_row_of_another_commit(monkeypa
     assert made == [7.0]
     assert f"-m benchmarks.suites {' '.join(words)}\n" in page.read_text()
     assert f"commit {suites.commit()}," in page.read_text()
+    assert "| 0000000 |" not in page.read_text()
+
+
+def test_a_row_of_another_commit_stands_with_that_commit_where_time_is_up(monkeypatch, tmp_path):
+    case, other = suites.cases()[:2]
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.md"
+    rows.write_text(json.dumps({"case": case, "commit": "0000000", "load": 1.0, **ROW}) + "\n")
+    monkeypatch.setattr(suites, "cases", lambda: [case, other])
+    monkeypatch.setattr(sys, "argv", ["suites", "--seconds", "0", "--rows", str(rows), "--page", str(page)])
+    suites.main()
+    assert "Of 1 ids" in page.read_text()
+    assert "| 1 | 0000000 |" in page.read_text()
+    assert f"Not tried, as the time was up: `{other['id']}`" in page.read_text()
 
 
 def test_an_id_that_takes_too_long_is_a_row_that_says_so(monkeypatch):
