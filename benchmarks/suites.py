@@ -286,6 +286,12 @@ def page(rows: list[dict[str, Any]], versions: dict[str, str], missing: list[dic
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(row) for row in rows]
+    if any(row["commit"] != commit() for row in rows):
+        lines += [
+            "",
+            "Rows of other commits than that of the page were kept from earlier calls (`--rows`). An id that did",
+        ]
+        lines += ["not end within its limit was slow beside the load of its row; alone it may be trained."]
     if missing:
         lines += ["", f"Not tried, as the time was up: {', '.join(_name(case) for case in missing)}."]
     return "\n".join(lines) + "\n"

@@ -45,6 +45,7 @@ def test_a_row_of_another_commit_stands_with_that_commit_where_time_is_up(monkey
     suites.main()
     assert "Of 1 ids" in page.read_text()
     assert "| 1 | 0000000 |" in page.read_text()
+    assert "kept from earlier calls" in page.read_text()
     assert f"Not tried, as the time was up: `{other['id']}`" in page.read_text()
 
 
