@@ -135,13 +135,13 @@ $(STAMP): pyproject.toml
 $(GYMNAX_STAMP): pyproject.toml
 	test -x $(GYMNAX_BIN)/python || $(PYTHON) -m venv .venv-gymnax
 	$(GYMNAX_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax,jaxmarl]" --group test
+	$(GYMNAX_BIN)/pip install --quiet --editable ".[gymnax,jaxmarl]" --group apart
 	touch $@
 
 $(SUITES_STAMP): pyproject.toml
 	test -x $(SUITES_BIN)/python || $(PYTHON) -m venv .venv-suites
 	$(SUITES_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(SUITES_BIN)/pip install --quiet --editable . --group test --group suites
+	$(SUITES_BIN)/pip install --quiet --editable . --group apart --group suites
 	touch $@
 
 $(TORCH_STAMP): pyproject.toml
@@ -153,7 +153,7 @@ $(TORCH_STAMP): pyproject.toml
 $(TRAFFIC_STAMP): pyproject.toml
 	test -x $(TRAFFIC_BIN)/python || $(PYTHON) -m venv .venv-traffic
 	$(TRAFFIC_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(TRAFFIC_BIN)/pip install --quiet --editable ".[sumo]" --group traffic
+	$(TRAFFIC_BIN)/pip install --quiet --editable ".[sumo]" --group apart
 	touch $@
 
 $(JAX2ONNX_STAMP): pyproject.toml

@@ -6,7 +6,9 @@
     python -m benchmarks.suites --only mpe2 MiniGrid  ids that contain one of these words
     python -m benchmarks.suites --gymnax PYTHON       those of gymnax and JaxMARL with the interpreter of their venv
     python -m benchmarks.suites --seconds 900         begin no id later than that; the page lists those left out
-    python -m benchmarks.suites --rows FILE           rows that this file has are not made again; new ones are added
+    python -m benchmarks.suites --rows FILE           a file of rows: those of this commit are not made again, and
+                                                      those of others stand for ids that were not begun
+    python -m benchmarks.suites --limit 120           most seconds of one id
 
 A row is trained if two agents with an environment each finish two rounds of PPO, nothing was rejected, all
 parameters are finite, and the merged ones have changed. A failure is a row: its sentence is the library's own. Speed is
@@ -23,6 +25,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -32,7 +35,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "environments-tried.md"
-LIMIT_S = 600
+LIMIT_S = 600.0
 ROUNDS, AGENTS, COPIES, LANES, SPEED_S = 2, 2, 8, 64, 1.0
 GYMNASIUM = (
     ("CartPole-v1", {}),
@@ -174,16 +177,24 @@ def _on_host(environment: Any) -> float:
     params = jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], COPIES, axis=0), environment.params)
     instances, rng, space = environment.open(params, 0), np.random.default_rng(0), environment.spaces.action
     each = () if environment.players is None else (environment.players,)
-    shape = (COPIES, *each, *space.shape)
     instances.reset(range(COPIES))
     begun, steps = time.perf_counter(), 0
     while time.perf_counter() - begun < SPEED_S:
-        action = rng.integers(space.n, size=shape) if hasattr(space, "n") else rng.uniform(-1.0, 1.0, shape)
-        instances.step(action)
+        instances.step(random_actions(space, rng, (COPIES, *each)))
         steps += COPIES
     elapsed = time.perf_counter() - begun
     instances.close()
     return steps / elapsed
+
+
+def random_actions(space: Any, rng: Any, batch: tuple[int, ...]) -> Any:
+    """Return random actions, `[*batch, *action]`; continuous entries are in [-1, 1]."""
+    import numpy as np
+
+    if hasattr(space, "parts"):
+        return np.concatenate([random_actions(part, rng, batch).reshape(*batch, -1) for part in space.parts], -1)
+    shape = (*batch, *space.shape)
+    return rng.integers(space.n, size=shape) if hasattr(space, "n") else rng.uniform(-1.0, 1.0, shape)
 
 
 def _compiled(environment: Any) -> float:
@@ -217,14 +228,16 @@ def _compiled(environment: Any) -> float:
 
 
 def _spaces(environment: Any) -> str:
-    words = []
-    for space in environment.spaces:
-        words.append(str(space.n) if hasattr(space, "n") else "x".join(map(str, space.shape)) or "()")
-    kinds = ["discrete" if hasattr(space, "n") else "box" for space in environment.spaces]
-    return " / ".join(f"{kind} {word}" for kind, word in zip(kinds, words, strict=True))
+    return " / ".join(map(_space, environment.spaces))
 
 
-def row_of(case: dict[str, Any], python: str) -> dict[str, Any]:
+def _space(space: Any) -> str:
+    if hasattr(space, "parts"):
+        return " + ".join(map(_space, space.parts))
+    return f"discrete {space.n}" if hasattr(space, "n") else f"box {'x'.join(map(str, space.shape)) or '()'}"
+
+
+def row_of(case: dict[str, Any], python: str, limit_s: float) -> dict[str, Any]:
     """Try one environment in a process of its own."""
     command = [python, "-m", "benchmarks.suites", "--one", json.dumps(case)]
     # Where nothing compiled is timed, programs are compiled quickly instead of well.
@@ -232,10 +245,10 @@ def row_of(case: dict[str, Any], python: str) -> dict[str, Any]:
     given = dict(os.environ) | ({"XLA_FLAGS": "--xla_backend_optimization_level=0"} if on_host else {})
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=limit_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"opened": False, "trained": False, "said": f"It did not end within {LIMIT_S} s.", "notes": []}
+        return {"opened": False, "trained": False, "said": f"It did not end within {limit_s:.0f} s.", "notes": []}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
@@ -246,12 +259,8 @@ def row_of(case: dict[str, Any], python: str) -> dict[str, Any]:
 
 def page(rows: list[dict[str, Any]], versions: dict[str, str], missing: list[dict[str, Any]]) -> str:
     """Return the page; `missing` are the cases that were not tried."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
     opened, trained = (sum(row[name] for row in rows) for name in ("opened", "trained"))
     told = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    load = os.getloadavg()[0]
     lines = [
         "# Environments that were tried",
         "",
@@ -260,26 +269,49 @@ def page(rows: list[dict[str, Any]], versions: dict[str, str], missing: list[dic
         "",
         "<!-- not run: it takes half an hour, and packages of an environment of its own -->",
         "```bash",
-        "python -m benchmarks.suites",
+        command(),
         "```",
         "",
-        f"{datetime.date.today()}, commit {commit}, {os.cpu_count()} cores ({platform.machine()}), load {load:.0f}, "
+        f"{datetime.date.today()}, commit {commit()}, {os.cpu_count()} cores ({platform.machine()}), "
         f"Python {platform.python_version()}: {told}.",
         "",
         f"Of {len(rows)} ids {opened} opened, and {trained} were **trained**: two agents with an environment each",
         "took two rounds of PPO, no update was rejected, all parameters are finite, and the merged ones have changed.",
         "This says that an environment can be used, not that a few rounds have learned anything. Steps a second are",
         "those of the environment alone, with random actions, in one process (eight copies on the host, sixty-four in",
-        "a compiled program); a step of a world is one of all its players. The figures tell magnitudes: the load above",
-        "is that of all programs of the machine at the end.",
+        "a compiled program); a step of a world is one of all its players. The figures tell magnitudes: the load is",
+        "that of all programs of the machine as a row began, and the commit is that of the row's code.",
         "",
-        "| adapter | id | observation / action | players | opened | trained | steps/s | said |",
-        "|---|---|---|---|---|---|---|---|",
+        "| adapter | id | observation / action | players | opened | trained | steps/s | load | commit | said |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(row) for row in rows]
+    if any(row["commit"] != commit() for row in rows):
+        lines += [
+            "",
+            "Rows of other commits than that of the page were kept from earlier calls (`--rows`). An id that did",
+        ]
+        lines += ["not end within its limit was slow beside the load of its row; alone it may be trained."]
     if missing:
         lines += ["", f"Not tried, as the time was up: {', '.join(_name(case) for case in missing)}."]
     return "\n".join(lines) + "\n"
+
+
+def commit() -> str:
+    """Return the commit whose code runs, and whether files differ from it."""
+    asked = (["rev-parse", "--short", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "--", ":!docs"])
+    head, changed = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        for words in asked
+    )
+    return f"{head} with changes" if changed else head
+
+
+def command() -> str:
+    """Return the command that runs, with the interpreter by its path from here if it is below."""
+    here = Path(sys.executable)
+    python = str(here.relative_to(ROOT)) if here.is_relative_to(ROOT) else "python"
+    return shlex.join([python, "-m", "benchmarks.suites", *sys.argv[1:]])
 
 
 def _name(case: dict[str, Any]) -> str:
@@ -292,7 +324,8 @@ def _line(row: dict[str, Any]) -> str:
     said = " ".join([row["said"], *row["notes"]]).strip().replace("|", "\\|").replace("<", "&lt;")
     speed = f"{row['steps_per_s']:,.0f}" if row.get("steps_per_s") else ""
     cells = [case["adapter"], _name(case), row.get("spaces", ""), str(row.get("players") or "")]
-    cells += ["yes" if row["opened"] else "no", "yes" if row["trained"] else "no", speed, said]
+    cells += ["yes" if row["opened"] else "no", "yes" if row["trained"] else "no", speed]
+    cells += [f"{row['load']:.0f}" if row["load"] is not None else "", row["commit"], said]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -319,33 +352,38 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file of rows, to go on after an interruption")
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no id later; those left out are listed")
+    parser.add_argument("--limit", type=float, default=LIMIT_S, help="most seconds of one id")
     parser.add_argument("--one", help="a case as JSON: try it in this process")
     given = parser.parse_args()
     if given.one:
         warnings.simplefilter("ignore")
         print(json.dumps(tried(json.loads(given.one))))
         return
-    known = {}
+    known, older = {}, {}
     if given.rows and given.rows.exists():
-        known = {json.dumps(row["case"]): row for row in map(json.loads, given.rows.read_text().splitlines())}
+        for row in map(json.loads, given.rows.read_text().splitlines()):
+            (known if row["commit"] == commit() else older)[json.dumps(row["case"])] = row
     rows, missing, begun = [], [], time.monotonic()
     for case in cases():
         if given.only and not any(word in case["id"] or word == case["adapter"] for word in given.only):
             continue
         row = known.get(json.dumps(case))
         if row is None and time.monotonic() - begun >= given.seconds:
-            missing.append(case)
-            continue
+            row = older.get(json.dumps(case))
+            if row is None:
+                missing.append(case)
+                continue
         if row is None:
             python = given.gymnax if given.gymnax and case["adapter"] in OWN else sys.executable
-            row = {"case": case, **row_of(case, python)}
+            made = {"commit": commit(), "load": os.getloadavg()[0]}
+            row = {"case": case, **made, **row_of(case, python, given.limit)}
             if given.rows:
                 with given.rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")
         rows.append(row)
         print(_line(row), flush=True)
-    found = (versions(given.gymnax) if given.gymnax else {}) | versions(sys.executable)
-    given.page.write_text(page(rows, found, missing))
+    packages = (versions(given.gymnax) if given.gymnax else {}) | versions(sys.executable)
+    given.page.write_text(page(rows, packages, missing))
 
 
 if __name__ == "__main__":

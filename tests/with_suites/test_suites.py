@@ -70,10 +70,18 @@ def test_a_maze_goes_where_jumanji_goes_and_is_truncated_at_its_limit():
     assert shown.discount == 0.0  # jumanji itself has one flag for both
 
 
-@pytest.mark.parametrize("build", [lambda: brax("inverted_pendulum", 4), lambda: playground("CartpoleBalance", 4)])
-def test_physics_is_cut_off_at_the_limit_and_goes_on_from_another_state(build):
-    environment = build()
-    idle = Sampler(lambda key, batch: (), lambda noise, seen: jnp.full((1, seen.shape[-1]), 9.0))
+@pytest.mark.parametrize(
+    ("environment", "push"),
+    [
+        # pushed with all its force, it would have fallen before the limit
+        (lambda: brax("inverted_pendulum", 4, {"backend": "spring"}), 0.0),
+        (lambda: playground("CartpoleBalance", 4), 9.0),
+    ],
+    ids=["brax", "playground"],
+)
+def test_physics_is_cut_off_at_the_limit_and_goes_on_from_another_state(environment, push):
+    environment = environment()
+    idle = Sampler(lambda key, batch: (), lambda noise, seen: jnp.full((1, seen.shape[-1]), push))
 
     @jax.jit
     def steps(key):

@@ -68,6 +68,21 @@ def test_any_number_of_workers_gives_the_same_trajectories(children):
     assert 0 < terminated.sum() < terminated.size
 
 
+def test_what_a_worker_process_loads_does_not_load_jax():
+    program = f"""
+        import importlib.util, sys
+        from fedrl.core.pipes import keep_printing
+        spec = importlib.util.spec_from_file_location("script", {worker.__file__!r})
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        loaded = [script._sibling(name).__name__.rpartition(".")[2] for name in script.LIGHT]
+        print(*loaded, *sorted({{"jax", "jaxlib", "fedrl.environments"}} & set(sys.modules)))
+        """
+    call = [sys.executable, "-c", textwrap.dedent(program)]
+    said = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.split() == list(worker.LIGHT)
+
+
 def test_there_are_no_more_workers_than_instances(children):
     instances = opened("Walk-v0", 4, count=2)
     assert len(children) == 2

@@ -61,22 +61,34 @@ def physics(inner: Any, max_steps: int) -> Environment:
     Actions are clipped to [-1, 1]. `done` is a termination, since without wrappers no time limit is in it.
     """
     action = Box((int(inner.action_size),), -1.0, 1.0)
-    space, seen = flattener(jax.eval_shape(inner.reset, jax.random.PRNGKey(0)).obs)
+    begin, move = _quiet(inner.reset), _quiet(inner.step)
+    space, seen = flattener(jax.eval_shape(begin, jax.random.PRNGKey(0)).obs)
 
     def reset(key: Key, params: PyTree) -> tuple[Timestep, State]:
         del params
-        state = jax.tree.map(strong, inner.reset(legacy(key)))
+        state = jax.tree.map(strong, begin(legacy(key)))
         return first(seen(state.obs)), state
 
     def step(noise: Any, params: PyTree, state: State, action: jax.Array) -> tuple[Timestep, State]:
         del noise, params
-        state = jax.tree.map(strong, inner.step(state, jnp.clip(action, -1.0, 1.0)))
+        state = jax.tree.map(strong, move(state, jnp.clip(action, -1.0, 1.0)))
         reward = jnp.asarray(state.reward, jnp.float32).reshape(())
         return Timestep(seen(state.obs), reward, state.done.reshape(()) > 0.5, jnp.bool_(False)), state
 
     return time_limit(
         Environment(settings_record({}), Spaces(space, action), draw_keys, nothing_drawn, reset, step, max_steps)
     )
+
+
+def _quiet(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that doesn't tell the user which outdated names a library reads of its physics."""
+
+    def called(*arguments: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return call(*arguments)
+
+    return called
 
 
 def nothing_drawn(key: Key, batch: tuple[int, ...]) -> tuple[()]:
