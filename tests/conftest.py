@@ -23,11 +23,18 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 from tests.support import run_time_types  # noqa: E402, F401  (the hook below looks it up)
+from tests.support.forgetting import pytest_runtest_teardown  # noqa: E402
 from tests.support.long_tests import pytest_collection_modifyitems  # noqa: E402
 from tests.support.namespaces import is_root, pytest_terminal_summary  # noqa: E402
 from tests.support.no_skips import pytest_addoption, pytest_configure  # noqa: E402
 
-__all__ = ["pytest_addoption", "pytest_collection_modifyitems", "pytest_configure", "pytest_terminal_summary"]
+__all__ = [
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_runtest_teardown",
+    "pytest_terminal_summary",
+]
 
 if not is_root():
     collect_ignore.append("network/test_namespaces.py")
