@@ -19,6 +19,7 @@
 # make bench         the numbers of the documentation, measured here
 # make bench-peers   federated PPO beside stable-baselines3 and rejax, whose pins want an environment of their own
 # make bench-flower  a round over the network beside Flower's, which wants an environment of its own
+# make bench-jaxmarl IPPO beside the script of JaxMARL, from a clone of it: make bench-jaxmarl JAXMARL=~/JaxMARL
 # make docs          the documentation as a site, in an environment of its own
 # make test-docs     that no name and no link is missing in the site
 # make test-wheel    that the wheel works in an empty environment outside of the repository
@@ -41,12 +42,14 @@ DOCS_BIN := .venv-docs/bin
 DOCS_STAMP := .venv-docs/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
+JAXMARL_BIN := .venv-jaxmarl/bin
+JAXMARL_STAMP := .venv-jaxmarl/.installed
 FLOWER_BIN := .venv-flower/bin
 FLOWER_STAMP := .venv-flower/.installed
 
 .PHONY: suites test-suites
 .PHONY: demo demo-network test test-long test-network chaos chaos-short audit audit-short test-ray test-gymnax test-torch test-jax2onnx
-.PHONY: test-traffic test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower docs clean
+.PHONY: test-traffic test-docs test-wheel test-quickstart combinations check bench bench-peers bench-flower bench-jaxmarl docs clean
 
 demo: $(STAMP)
 	$(BIN)/fedrl run cartpole
@@ -58,10 +61,10 @@ test: $(STAMP)
 	$(BIN)/pytest -n 2 -m "not long"
 
 test-long: $(STAMP)
-	$(BIN)/pytest -n 2 -m long -vv
+	$(BIN)/pytest -n 2 -m long -vv --timeout 3600
 
 test-network: $(STAMP)
-	$(BIN)/pytest -n 0 -vv tests/network/test_namespaces.py
+	$(BIN)/pytest -n 0 -vv tests/network/test_namespaces.py --timeout 3600
 
 chaos: $(STAMP)
 	$(BIN)/python -m tests.chaos --seeds 50 --faults 60
@@ -114,6 +117,9 @@ bench-peers: $(STAMP) $(PEERS_STAMP)
 bench-flower: $(STAMP) $(FLOWER_STAMP)
 	$(BIN)/python -m benchmarks.flower
 
+bench-jaxmarl: $(JAXMARL_STAMP)
+	$(JAXMARL_BIN)/python -m benchmarks.jaxmarl_ippo $(JAXMARL)/baselines/IPPO/ippo_ff_mpe.py
+
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
 
@@ -121,10 +127,10 @@ test-docs: docs $(STAMP)
 	$(BIN)/pytest -n 0 tests/with_site
 
 test-wheel: $(STAMP)
-	$(BIN)/pytest -n 0 tests/installed/test_wheel.py
+	$(BIN)/pytest -n 0 tests/installed/test_wheel.py --timeout 3600
 
 test-quickstart: $(STAMP)
-	$(BIN)/pytest -n 0 -s tests/installed/test_quickstart.py
+	$(BIN)/pytest -n 0 -s tests/installed/test_quickstart.py --timeout 3600
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -174,6 +180,12 @@ $(PEERS_STAMP): pyproject.toml
 	$(PEERS_BIN)/pip install --quiet --editable . --group peers
 	touch $@
 
+$(JAXMARL_STAMP): pyproject.toml
+	test -x $(JAXMARL_BIN)/python || $(PYTHON) -m venv .venv-jaxmarl
+	$(JAXMARL_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(JAXMARL_BIN)/pip install --quiet --editable ".[gymnax,jaxmarl]" --group jaxmarl
+	touch $@
+
 $(FLOWER_STAMP): pyproject.toml
 	test -x $(FLOWER_BIN)/python || $(PYTHON) -m venv .venv-flower
 	$(FLOWER_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -181,4 +193,4 @@ $(FLOWER_STAMP): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .venv-gymnax .venv-suites .venv-torch .venv-traffic .venv-jax2onnx .venv-docs .venv-peers .venv-flower site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-gymnax .venv-suites .venv-torch .venv-traffic .venv-jax2onnx .venv-docs .venv-peers .venv-flower .venv-jaxmarl site .mypy_cache .pytest_cache .ruff_cache
