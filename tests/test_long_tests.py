@@ -16,12 +16,15 @@ def test_every_long_test_is_there():
         assert re.search(rf"def {function}", (HERE.parent / path).read_text()), name
 
 
-def test_a_test_is_long_by_its_slowest_case_and_by_its_fixtures():
+def test_a_test_is_long_by_all_its_cases_and_fixtures_together():
     printed = """
 5.01s call     tests/a/test_x.py::test_one[a-b]
 0.10s call     tests/a/test_x.py::test_two
+1.60s call     tests/a/test_x.py::test_four[1]
+1.60s call     tests/a/test_x.py::test_four[2]
 3.50s setup    tests/a/test_x.py::TestKind::test_three
 9.00s call     src/fedrl/x.py::fedrl.x.y
 """
-    assert measured(printed) == ["tests/a/test_x.py::TestKind::test_three", "tests/a/test_x.py::test_one"]
+    named = ["TestKind::test_three", "test_four", "test_one"]
+    assert measured(printed) == [f"tests/a/test_x.py::{name}" for name in named]
     assert without_parameters("tests/a/test_x.py::test_one[a-b]") == "tests/a/test_x.py::test_one"

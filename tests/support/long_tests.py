@@ -1,14 +1,16 @@
 """Which tests are long: those of tests/long.txt, which `make test` leaves to `make test-long`.
 
-One line per test function, without its parameters, that took more than three seconds in a run of everything on two
-cores: `python -m tests.support.long_tests DURATIONS > tests/long.txt`, of the output of `pytest --durations=0`. A file
-stands there as a whole where all of its tests wait for one long fixture.
+One line per test function whose cases and fixtures took more than three seconds together in a run of everything on two
+cores: `python -m tests.support.long_tests DURATIONS > tests/long.txt`, of the output of `pytest --durations=0`. So what
+`make test` takes grows with the number of functions, not with their cases. A file stands there as a whole where all of
+its tests wait for one long fixture.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -36,9 +38,11 @@ def without_parameters(nodeid: str) -> str:
 
 
 def measured(durations: str) -> list[str]:
-    """The test functions of which a call or a fixture took so long, of what pytest printed."""
-    rows = re.findall(r"^([\d.]+)s (?:call|setup) +(tests/\S+?\.py::[\w:]+)", durations, re.M)
-    return sorted({name for seconds, name in rows if float(seconds) > SECONDS})
+    """The test functions that took so long, all cases and fixtures together, of what pytest printed."""
+    taken: Counter[str] = Counter()
+    for seconds, name in re.findall(r"^([\d.]+)s (?:call|setup|teardown) +(tests/\S+?\.py::[\w:]+)", durations, re.M):
+        taken[name] += float(seconds)
+    return sorted(name for name, seconds in taken.items() if seconds > SECONDS)
 
 
 if __name__ == "__main__":

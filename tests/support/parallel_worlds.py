@@ -137,6 +137,34 @@ class Nothing(Mortal):
         return gym.spaces.Discrete(2) if name == "p0" else gym.spaces.Box(-1.0, 1.0, (1,))
 
 
+class Driving(Mortal):
+    """Players whose action is a lane and a push at once, the second one with fewer lanes and less to push.
+
+    A player earns its lane, which counts from 1, and ten times its push; nobody dies.
+    """
+
+    def __init__(self, alike: bool = True) -> None:
+        super().__init__(players=2)
+        self.alike = alike
+
+    def action_space(self, name):
+        few = name == "p1" and not self.alike
+        return gym.spaces.Dict(
+            {
+                "lane": gym.spaces.Discrete(2 if few else 3, start=1),
+                "push": gym.spaces.Box(-1.0, 0.5 if few else 1.0, (1 if few else 2,)),
+            }
+        )
+
+    def step(self, actions):
+        assert all(action in self.action_space(name) for name, action in actions.items())
+        self.time += 1
+        reward = {name: float(a["lane"] + 10 * a["push"].sum()) for name, a in actions.items()}
+        over, seen = dict.fromkeys(self.agents, self.time >= LENGTH), self.seen()
+        self.agents = [] if self.time >= LENGTH else self.agents
+        return seen, reward, over, dict.fromkeys(over, False), {}
+
+
 class Pair(gym.Env):
     """Two players in tuples: the first one ends in step 2, the second in step 4, each with a flag of its own."""
 

@@ -4,10 +4,14 @@ import jax
 import numpy as np
 import pytest
 
+from fedrl.aggregators import mean
 from fedrl.core.environment import Box, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.measures import Measure
+from fedrl.engines.simulate import simulate
 from fedrl.environments.adapters import gymnasium_world, pettingzoo
+from fedrl.federation.federate import federate
+from fedrl.learners import mlp, ppo
 from tests.support import parallel_worlds
 
 HERE = "tests.support.parallel_worlds"
@@ -56,6 +60,30 @@ def test_unlike_spaces_are_padded_with_the_player_at_the_end():
     after = instances.step(np.array([[3, 2]]))
     assert after.reward.tolist() == [[1.0, 3.0]]
     np.testing.assert_array_equal(after.observation[0], [[0, 0, 1, 1, 0], [2, 7, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_an_action_may_be_several_choices_at_once(alike):
+    world = pettingzoo(f"{HERE}:Driving", options={"alike": alike})
+    assert world.spaces.action.parts == (Discrete(3), Box((2,), -1.0, 1.0))
+    assert bool(world.notes) is not alike
+    instances = opened(world, 1)
+    instances.reset([0])
+    lanes_and_pushes = np.float32([[[2, 0.25, 0.5], [2, 0.25, 0.5]]])
+    # The second player has two lanes and one push where they are unlike.
+    earned = 3 + 7.5 if alike else 1 + 2.5
+    assert instances.step(lanes_and_pushes).reward.tolist() == [[10.5, earned]]
+    # Continuous entries are clipped to the bounds of each player.
+    earned = 1 - 20 if alike else 1 - 10
+    assert instances.step(np.float32([[[0, 9, 9], [0, -9, -9]]])).reward.tolist() == [[21.0, earned]]
+
+
+def test_a_world_of_several_choices_learns():
+    world = pettingzoo(f"{HERE}:Driving")
+    federation = federate(ppo(world, network=mlp((8,)), num_envs=2, num_steps=5, num_minibatches=1), mean())
+    simulation = simulate(federation, jax.tree.map(lambda leaf: np.repeat(np.asarray(leaf)[None], 2, 0), world.params))
+    _, result = simulation.round(simulation.init(0))
+    assert result.metrics["episodes"].tolist() == [2, 2]
 
 
 def test_who_is_cut_off_in_the_last_step_is_alive_and_truncated():
@@ -110,7 +138,7 @@ def test_a_copy_that_fails_is_named_and_the_others_go_on():
     [
         ("no_such_package.world_v0", "no_such_package"),
         (f"{HERE}", "has no parallel_env"),
-        (f"{HERE}:Nothing", "all have to be Discrete, or all a Box"),
+        (f"{HERE}:Nothing", "has no common distribution"),
         (f"{HERE}:Gone", "every player has to begin"),
     ],
 )

@@ -21,6 +21,7 @@ from fedrl.core.host import Failure, HostStep, Instances
 from fedrl.core.imports import own_traceback
 from fedrl.core.measures import Measure, counting
 from fedrl.core.types import PyTree
+from fedrl.environments.adapters.gymnasium import action_space
 from fedrl.environments.adapters.packed_world import UnfitError
 from fedrl.environments.adapters.settings import check_names, leaf_of, rows_of_settings, settings_record
 from fedrl.environments.adapters.shard import open_environment
@@ -153,7 +154,7 @@ def host_world(
     if limit is None:
         raise ConfigError(f"{title} has no time limit. Episodes have to end. Set max_steps.")
     spec.max_episode_steps = int(limit)
-    spaces = Spaces(_space(world.seen_space), _space(world.done_space))
+    spaces = Spaces(_space(world.seen_space), action_space(world.done_space))
     layout = PackedLayout(world.players, spaces.observation, world.above)
     infos = {key: key in how.last for how in (counting(measured),) for key in how.parts}
 
@@ -207,7 +208,7 @@ def _notes(title: str, world: Any) -> tuple[str, ...]:
     if not world.alike:
         notes.append(
             f"The players of {title} have unlike spaces. Observations are padded with zeros to the longest, with the "
-            "one-hot of the player at the end; an action that a player does not have is its first one, and further "
+            "one-hot of the player at the end; a choice that a player does not have is its first one, and further "
             "entries of continuous actions are ignored."
         )
     return tuple(notes)

@@ -4,7 +4,8 @@
           --packed-------> one vector: observations | rewards | alive | overview --unpacked--> arrays, in the parent
 
 Two forms of worlds are known: `Parallel`, the dictionaries of PettingZoo, and `Tuples`, an environment of Gymnasium
-with an entry per player. This file imports nothing of fedrl but `observations`: a worker process loads it by its path.
+with an entry per player. This file imports nothing of fedrl but `entries` and `observations`: a worker process
+loads it by its path.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from fedrl.environments.adapters.entries import element_of, leaves
 from fedrl.environments.adapters.observations import remaining, without_text
 
 
@@ -133,8 +135,8 @@ class PackedWorld(gym.Env):
     """A world as one environment of Gymnasium.
 
     Unlike spaces of players are made alike: observations become vectors, padded with zeros to the longest, with the
-    one-hot of the player appended; a discrete action beyond a player's last one is its first, as in SuperSuit, and
-    further entries of continuous actions are ignored.
+    one-hot of the player appended; a discrete choice beyond a player's last one is its first, as in SuperSuit, and
+    further entries of continuous ones are ignored.
 
     Args:
         form: "parallel" or "tuples".
@@ -207,20 +209,24 @@ class PackedWorld(gym.Env):
 
     def _acted(self, spaces: Sequence[Any]) -> None:
         """Choose the action space of each player, and of all of them."""
-        if all(isinstance(space, gym.spaces.Discrete) for space in spaces):
-            most = max(int(space.n) for space in spaces)
-            self.done_space: Any = spaces[0] if self.alike else gym.spaces.Discrete(most)
-            self.action_space = gym.spaces.Box(0, most - 1, (self.players,), np.int64)
-        elif all(isinstance(space, gym.spaces.Box) for space in spaces):
-            size = max(int(np.prod(space.shape)) for space in spaces)
-            low, high = np.zeros((2, self.players, size), np.float32)
-            for player, space in enumerate(spaces):
-                count = int(np.prod(space.shape))
-                low[player, :count], high[player, :count] = space.low.reshape(-1), space.high.reshape(-1)
-            self.done_space = spaces[0] if self.alike else gym.spaces.Box(low.min(0), high.max(0), dtype=np.float32)
-            self.action_space = gym.spaces.Box(low.reshape(-1), high.reshape(-1), dtype=np.float32)
-        else:
-            raise UnfitError(f"has actions in {spaces}, and all have to be Discrete, or all a Box")
+        try:
+            self._choices = [leaves(space) for space in spaces]
+        except TypeError as error:
+            raise UnfitError(f"has actions in {spaces}; {error}") from None
+        kinds = {tuple(isinstance(choice, gym.spaces.Discrete) for choice in own) for own in self._choices}
+        if len(kinds) > 1:
+            raise UnfitError(
+                f"has actions in {spaces}. Players share a policy, and a choice that is discrete for one player and "
+                "continuous or missing for another has no common distribution"
+            )
+        self._common = [_widest(same) for same in zip(*self._choices, strict=True)]
+        self._ends = np.cumsum([int(np.prod(choice.shape or ())) for choice in self._common]).tolist()
+        self.done_space: Any = spaces[0] if self.alike else _whole(self._common)
+        whole = all(isinstance(choice, gym.spaces.Discrete) for choice in self._common)
+        low, high = (np.tile(bounds, self.players) for bounds in _bounds(self._common))
+        dtype = np.int64 if whole else np.float32
+        self.action_space = gym.spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype)
+        self._elements = [element_of(space) for space in spaces]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode. Later episodes have seeds of their own, since a world may draw one from the system."""
@@ -255,14 +261,11 @@ class PackedWorld(gym.Env):
 
     def _dealt(self, action: np.ndarray) -> list[Any]:
         """Return the action of each player, in its own space."""
-        rows = action.reshape(self.players, -1)
+        rows = np.split(action.reshape(self.players, -1), self._ends[:-1], axis=1)
         found: list[Any] = []
-        for row, space in zip(rows, self.inner.action_spaces, strict=True):
-            if isinstance(space, gym.spaces.Discrete):
-                number = int(row[0])
-                found.append(int(space.start) + (number if number < space.n else 0))
-            else:
-                found.append(row[: int(np.prod(space.shape))].reshape(space.shape).astype(space.dtype))
+        for player, (own, element) in enumerate(zip(self._choices, self._elements, strict=True)):
+            parts = zip(own, (part[player] for part in rows), strict=True)
+            found.append(element(np.concatenate([_within(choice, part) for choice, part in parts])))
         return found
 
     def _packed(self, seen: Sequence[Any], reward: Sequence[float]) -> np.ndarray:
@@ -295,3 +298,35 @@ class PackedWorld(gym.Env):
         if not self.alike:
             row[self.size - self.players + player] = 1.0
         return row
+
+
+def _widest(choices: Sequence[Any]) -> gym.Space:
+    """Return the choice that has those of all players."""
+    if all(choice == choices[0] for choice in choices):
+        return choices[0]
+    if isinstance(choices[0], gym.spaces.Discrete):
+        return gym.spaces.Discrete(max(int(choice.n) for choice in choices))
+    low, high = np.zeros((2, len(choices), max(int(np.prod(choice.shape)) for choice in choices)), np.float32)
+    for player, choice in enumerate(choices):
+        count = int(np.prod(choice.shape))
+        low[player, :count], high[player, :count] = choice.low.reshape(-1), choice.high.reshape(-1)
+    return gym.spaces.Box(low.min(0), high.max(0), dtype=np.float32)
+
+
+def _whole(choices: Sequence[gym.Space]) -> gym.Space:
+    """Return the space of an action that is all of these choices."""
+    return choices[0] if len(choices) == 1 else gym.spaces.Tuple(choices)
+
+
+def _bounds(choices: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bounds of all entries of an action; discrete ones are counted from 0."""
+    pairs = [(0, c.n - 1) if isinstance(c, gym.spaces.Discrete) else (c.low, c.high) for c in choices]
+    low, high = (np.concatenate([np.asarray(bound).reshape(-1) for bound in side]) for side in zip(*pairs, strict=True))
+    return low, high
+
+
+def _within(choice: Any, entries: np.ndarray) -> np.ndarray:
+    """Return what a player takes of the entries of a choice: its first action for one that it does not have."""
+    if isinstance(choice, gym.spaces.Discrete):
+        return np.where(entries < choice.n, entries, 0)
+    return entries[: int(np.prod(choice.shape))]
