@@ -31,7 +31,7 @@ from tests.environments.test_contract import PURE, built, players
 def drawn(environment: Environment, state: Any, **changes: float) -> np.ndarray:
     """The picture of a state, uint8 `[height, width, 3]`."""
     assert environment.picture is not None
-    numbers = type(state)(*(jnp.asarray(x) for x in state))
+    numbers = jax.tree.map(jnp.asarray, state)  # None stays what it is
     params = environment.params._replace(**changes) if changes else environment.params
     return np.asarray(environment.picture.frame(Timed(numbers, jnp.int32(0)), params))
 

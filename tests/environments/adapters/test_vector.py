@@ -32,7 +32,7 @@ def run(instances, steps=30):
     seen = [instances.reset(range(COUNT)).copy()]
     actions = np.random.default_rng(0).integers(2, size=(steps, COUNT))
     for action in actions:
-        seen += [array.copy() for array in instances.step(action)]
+        seen += [None if part is None else part.copy() for part in instances.step(action)]
     return seen
 
 
