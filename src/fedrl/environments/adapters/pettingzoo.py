@@ -31,9 +31,10 @@ def pettingzoo(
     are gone: truncated if any of the last ones was cut off, else terminated. Where `state()` is given, it is the
     overview, which only training may read. Every episode has a seed, also those that begin after another.
 
-    Where players have unlike spaces, observations become vectors, padded with zeros to the longest, with the one-hot of
-    the player appended; a discrete action beyond the last one of a player is its first, and further entries of
-    continuous actions are ignored (`notes` of the environment says so). Fields that are text are left out.
+    Actions may be several choices at once, as in `gymnasium`. Where players have unlike spaces, observations become
+    vectors, padded with zeros to the longest, with the one-hot of the player appended; a discrete choice beyond the
+    last one of a player is its first, and further entries of continuous ones are ignored (`notes` of the environment
+    says so). Fields that are text are left out.
 
     Args:
         id: The module of the world, such as "mpe2.simple_spread_v3" or "pettingzoo.butterfly.pistonball_v6", whose
