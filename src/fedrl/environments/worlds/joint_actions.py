@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,21 +26,14 @@ from fedrl.core.environment import (
     Picture,
     Product,
     Spaces,
-    State,
     Timestep,
 )
 from fedrl.core.errors import ConfigError
 from fedrl.core.types import PyTree
+from fedrl.environments.worlds.tracked import Tracked
 
 MOST_ACTIONS = 2**31 - 1
 """The largest int32, the type of an action."""
-
-
-class Controlled(NamedTuple):
-    """The state of the world, and the players that are alive; None if no player ever dies."""
-
-    state: State
-    alive: jax.Array | None
 
 
 @component("environment", reference="Claus & Boutilier (1998), https://aaai.org/papers/106-aaai98-106")
@@ -86,15 +78,15 @@ def joint_actions(world: Environment) -> Environment:
         seen = _side_by_side(world.spaces.observation, observation)
         return timestep._replace(observation=seen, reward=reward.mean(), alive=None), alive
 
-    def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Controlled]:
+    def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Tracked]:
         timestep, state = world.reset(noise, params)
         timestep, alive = shown(timestep, timestep.alive)
-        return timestep, Controlled(state, alive)
+        return timestep, Tracked(state, alive)
 
-    def step(noise: Noise, params: PyTree, state: Controlled, action: jax.Array) -> tuple[Timestep, Controlled]:
+    def step(noise: Noise, params: PyTree, state: Tracked, action: jax.Array) -> tuple[Timestep, Tracked]:
         timestep, after = world.step(noise, params, state.state, _apart(space, players, action))
         timestep, alive = shown(timestep, state.alive)
-        return timestep, Controlled(after, alive)
+        return timestep, Tracked(after, alive)
 
     picture, above = world.picture, world.overview
     framed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)

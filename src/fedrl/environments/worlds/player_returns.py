@@ -4,28 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedrl.core.environment import Environment, HostEnvironment, Noise, Overview, Picture, State, Timestep
+from fedrl.core.environment import Environment, HostEnvironment, Noise, Overview, Picture, Timestep
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import Failure, HostStep, Instances
 from fedrl.core.host_players import Living
 from fedrl.core.measures import Measure
 from fedrl.core.types import PyTree
+from fedrl.environments.worlds.tracked import Tracked
 
 World = TypeVar("World", bound=Environment | HostEnvironment)
-
-
-class Rewarded(NamedTuple):
-    """The state of the world, the players that are alive, and those that are present; None for all of them."""
-
-    state: State
-    alive: jax.Array | None
-    present: jax.Array | None = None
 
 
 def player_returns(world: World) -> World:
@@ -59,20 +52,20 @@ def player_returns(world: World) -> World:
             reward = reward if who is None else jnp.where(who, reward, 0.0)
         return timestep._replace(measures={**timestep.measures, **dict(zip(names, reward, strict=True))})
 
-    def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Rewarded]:
+    def reset(noise: Noise, params: PyTree) -> tuple[Timestep, Tracked]:
         timestep, state = world.reset(noise, params)
-        return timestep, Rewarded(state, timestep.alive)
+        return timestep, Tracked(state, timestep.alive)
 
-    def step(noise: Noise, params: PyTree, state: Rewarded, action: jax.Array) -> tuple[Timestep, Rewarded]:
+    def step(noise: Noise, params: PyTree, state: Tracked, action: jax.Array) -> tuple[Timestep, Tracked]:
         before = state.alive
         timestep, after = world.step(noise, params, state.state, action)
         living = None if before is None or timestep.alive is None else before & timestep.alive
-        return earned(timestep, before, state.present), Rewarded(after, living, state.present)
+        return earned(timestep, before, state.present), Tracked(after, living, state.present)
 
-    def attend(params: PyTree, state: Rewarded, present: jax.Array) -> tuple[jax.Array, Rewarded]:
+    def attend(params: PyTree, state: Tracked, present: jax.Array) -> tuple[jax.Array, Tracked]:
         assert world.attend is not None
         observation, inner = world.attend(params, state.state, present)
-        return observation, Rewarded(inner, state.alive, present)
+        return observation, Tracked(inner, state.alive, present)
 
     picture, above = world.picture, world.overview
     framed = None if picture is None else Picture(lambda at, params: picture.frame(at.state, params), picture.pause_ms)
