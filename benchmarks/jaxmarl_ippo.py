@@ -3,7 +3,7 @@
     python -m benchmarks.jaxmarl_ippo SCRIPT      (make bench-jaxmarl JAXMARL=a clone of JaxMARL)
 
 SCRIPT is `baselines/IPPO/ippo_ff_mpe.py` of https://github.com/FLAIROx/JaxMARL, which no package has. It is imported as
-it is, and its `make_train` compiled once for all seeds, as its `main` does; wandb is disabled, as in its settings.
+it is, and its `make_train` compiled once for all seeds, as its `main` does. Only its call of wandb is left out.
 
 The same for both: the world, from the same package; 16 copies x 128 steps an update, actor and critic of 2 x 64 tanh, 4
 epochs of 4 minibatches, Adam with eps 1e-5 from 2.5e-4 to zero over the budget, gradients clipped at 0.5, advantages
@@ -12,8 +12,8 @@ twice), 0.01 for entropy; ten seeds at once. Only the budget is
 smaller than the published ten million steps, for both.
 
 What differs: ours are ten isolated agents of a simulation, which starts each update from Python and counts episodes and
-returns, and does not take the time limit for an end. Theirs is one program, takes every end for a terminal state, clips
-the critic's error, and calls back to Python once an update and seed.
+returns, and does not take the time limit for an end. Theirs is one program, takes every end for a terminal state, and
+clips the critic's error.
 
 The returns are of the episodes of the last tenth of the updates, mean over the players, as the policies were sampled.
 Turns of the speed alternate, each contestant in a process of its own, and compiling does not count.
@@ -54,7 +54,7 @@ def ours(updates: int) -> Training:
     from fedrl.aggregators import mean
     from fedrl.engines.simulate import simulate
     from fedrl.engines.topologies.choices import isolated
-    from fedrl.environments import jaxmarl
+    from fedrl.environments.adapters import jaxmarl
     from fedrl.federation.federate import federate
     from fedrl.learners import adam, ppo
 
@@ -80,14 +80,14 @@ def theirs(script: str, updates: int) -> Training:
     fedrl.launch.configure_jax(1)
     import jax
     import numpy as np
-    import wandb
 
-    wandb.init(mode="disabled")
     spec = spec_from_file_location("ippo_ff_mpe", script)
     assert spec is not None
     assert spec.loader is not None
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
+    # What it tells wandb: with it, a program of one device on two cores waits for itself.
+    jax.experimental.io_callback = lambda *_: None
     settings = {
         **{"LR": 2.5e-4, "NUM_ENVS": COPIES, "NUM_STEPS": STEPS, "TOTAL_TIMESTEPS": updates * COPIES * STEPS},
         **{"UPDATE_EPOCHS": 4, "NUM_MINIBATCHES": 4, "GAMMA": 0.99, "GAE_LAMBDA": 0.95, "CLIP_EPS": 0.2},
