@@ -32,6 +32,7 @@ def found(folder, name, faults=12, only=None):
 @pytest.mark.parametrize("name", ["mean, all", "SCAFFOLD, quorum", "mean, FedBuff"])
 def test_a_run_under_chaos_has_no_violation(name, tmp_path):
     assert found(tmp_path, name) == []
+    assert world.CLOCK.ahead_s == 0.0
 
 
 def test_a_version_that_is_announced_before_it_is_stored_is_caught(tmp_path, monkeypatch):

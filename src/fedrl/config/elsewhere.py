@@ -112,7 +112,7 @@ def places_of(kind: str) -> list[str]:
     """Return the keys that take a kind of component, up to three.
 
     >>> places_of("stage"), places_of("network")
-    (['federation.stages', 'federation.down_stages'], ['learner.network'])
+    (['federation.stages', 'federation.down_stages'], ['learner.network', 'learner.critic'])
     """
     assert kind in CONSTRUCTED
     direct = [place for place, taken in sections().items() if taken == kind]

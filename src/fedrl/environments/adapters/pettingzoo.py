@@ -52,7 +52,7 @@ def pettingzoo(
     >>> from fedrl.environments.adapters.pettingzoo import pettingzoo
     >>> pettingzoo("no_such_package.world_v0")
     Traceback (most recent call last):
-    fedrl.core.errors.ConfigError: id is 'no_such_package', and there is no such module...
+    fedrl.core.errors.ConfigError: id names the module 'no_such_package.world_v0', and there is no module ...
     """
     title = id if isinstance(id, str) else getattr(id, "__name__", "world")
     return host_world(title, "parallel", _maker(id), max_steps, settings, options, measures, timeout_s)
