@@ -254,6 +254,16 @@ environment = "probe_choices"
 federation.agents = 4
 learner = {{ {PPO}, network = {{ name = "mlp", hidden = [8], output_activation = "tanh" }} }}
 """,
+    # a memory beside the observation, unrolled through time; moments of the observation alone
+    "recurrent": f"""
+environment = "probe_memory"
+federation.agents = 4
+federation.local_steps = 2
+
+[learner]
+name = "normalize"
+learner = {{ {PPO}, network = {{ name = "gru", units = 8 }} }}
+""",
     # values of a team, from a replay buffer
     "vdn": f"""
 environment = {{ name = "pursuit", size = 4, max_steps = 20 }}

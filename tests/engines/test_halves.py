@@ -15,11 +15,11 @@ from fedrl.core.summation import exact_sum
 from fedrl.engines.halves import AgentHalf, ServerHalf, Verdict
 from fedrl.engines.halves.saved import load, save
 from fedrl.engines.simulate import simulate
-from fedrl.environments import cartpole, gridworld
+from fedrl.environments import cartpole, gridworld, probe_memory
 from fedrl.environments.adapters import gymnasium
 from fedrl.federation.federate import federate
 from fedrl.federation.wire_digest import wire_digest
-from fedrl.learners import a2c, add_correction, chain, mlp, ppo, q_table, sgd
+from fedrl.learners import a2c, add_correction, chain, gru, mlp, ppo, q_table, sgd
 from fedrl.secure.grid import ring_sum
 from fedrl.server import fedadam
 from fedrl.stages import error_feedback, quantize, scaffold, top_k, weight_by_capacity
@@ -57,6 +57,11 @@ CASES = {
         a2c(cartpole(max_steps=20), network=mlp([8]), num_envs=2, num_steps=8),
         None,
         FEDERATIONS["gradients"],
+    ),
+    "a memory": (
+        a2c(probe_memory(2), network=gru(4), num_envs=2, num_steps=4),
+        None,
+        FEDERATIONS["mean"],
     ),
 }
 

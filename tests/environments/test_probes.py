@@ -11,6 +11,7 @@ from fedrl.environments import (
     probe_constant,
     probe_discount,
     probe_match,
+    probe_memory,
     probe_observation,
     probe_target,
     probe_truncation,
@@ -66,6 +67,21 @@ def test_worse_play_earns_less(probe):
     act, value = WORSE[probe]
     for uniform in (0.25, 0.75):
         assert list(played(probe(), act, uniform).values()) == [pytest.approx(value)]
+
+
+@pytest.mark.parametrize("uniform", [0.25, 0.75])
+@pytest.mark.parametrize("recalls", [True, False])
+def test_the_probe_of_memory_shows_its_cue_once_and_pays_for_it_at_the_end(uniform, recalls):
+    environment = probe_memory(3)
+    timestep, state = environment.reset(jnp.array([uniform]), environment.params)
+    cue = float(timestep.observation[0])
+    assert cue == (-1.0 if uniform < 0.5 else 1.0)
+    for step in range(4):
+        action = jnp.int32((cue > 0) == (recalls or step < 3))
+        timestep, state = environment.step((), environment.params, state, action)
+        assert float(timestep.observation[0]) == 0.0
+        assert float(timestep.reward) == (0.0 if step < 3 else 1.0 if recalls else -1.0)
+        assert (bool(timestep.terminated), bool(timestep.truncated)) == (step == 3, False)
 
 
 def test_only_the_probe_of_truncation_is_cut_off():

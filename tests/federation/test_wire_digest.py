@@ -37,7 +37,7 @@ from fedrl.federation.wire_digest import (
     from_json,
     wire_digest,
 )
-from fedrl.learners import adam, add_correction, chain, mlp, ppo, q_table, reinforce, sgd
+from fedrl.learners import adam, add_correction, chain, gru, mlp, ppo, q_table, reinforce, sgd
 from fedrl.privacy import (
     adaptive_gaussian,
     central_gaussian,
@@ -310,6 +310,12 @@ CHANGES: dict[str, tuple[Callable[[], WireDigest], Callable[[], WireDigest], set
         lambda: end(learner=quadratic(sgd(0.1), size=4)),
         {"broadcast", "update"},
         ".params['tail'] float32(1, 2) here and .params['tail'] float32(1, 3) there",
+    ),
+    "a memory": (
+        lambda: end(learner=reinforce(cartpole(), network=gru(8))),
+        lambda: end(learner=reinforce(cartpole(), network=gru(9))),
+        {"broadcast", "update"},
+        "float32(27,)",
     ),
     "a network": (
         lambda: end(learner=reinforce(cartpole(), network=mlp((8,)))),

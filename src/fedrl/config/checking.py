@@ -21,6 +21,7 @@ from fedrl.engines.messages import messages
 from fedrl.engines.program_cache import shapes
 from fedrl.engines.state import iterations
 from fedrl.engines.topologies.choices import isolated
+from fedrl.learners.parts.actors import check_forgets
 from fedrl.server.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def check_experiment(experiment: Experiment) -> None:
         )
     if experiment.executor is not None:
         check_together(experiment.methods[0].federation, "in worker processes")
+    if experiment.config.baselines.mixture:
+        check_forgets(experiment.learner, "the baseline mixture")
     measure_names(experiment.learner, experiment.coordination)
     for method in experiment.methods:
         agents = len(method.local_steps)

@@ -62,14 +62,20 @@ def methods_of(
     """
     methods = [Method("federated", federation, agents, steps, True)]
     if config.baselines.independent or config.baselines.average_once or config.baselines.mixture:
-        methods.append(alone("independent", config, learner, federation, agents, steps))
+        methods.append(alone("independent", config, environment, learner, federation, agents, steps))
     if config.baselines.centralised:
         methods.append(_pooled(config, environment, learner, agents, steps))
     return tuple(methods)
 
 
 def alone(
-    name: str, config: Config, learner: Learner, federation: Federation, agents: PyTree, steps: tuple[int, ...]
+    name: str,
+    config: Config,
+    environment: AnyEnvironment,
+    learner: Learner,
+    federation: Federation,
+    agents: PyTree,
+    steps: tuple[int, ...],
 ) -> Method:
     """Return the method of agents without communication; with the given federation if that makes no difference.
 
@@ -78,7 +84,7 @@ def alone(
     # Without `fedprox` nothing changes, and the compiled program of the federation may serve.
     free = _without_pull(config.learner)
     if free != config.learner:
-        learner = _built(free, learner.environment)
+        learner = _built(free, environment)
     # Isolated agents never merge. A rule of sums is kept only because `plain` may then equal the federation.
     summed = federation.aggregator.needs == "sum"
     plain = federate(

@@ -221,7 +221,8 @@ def record(cls: type[T]) -> type[T]:
     """
 
     def show(self: Any) -> str:
-        return repr(self.call) if self.call else f"<{type(self).__name__} without a constructor call>"
+        altered = vars(self).get("printed", f"<{type(self).__name__} without a constructor call>")
+        return repr(self.call) if self.call else altered
 
     def equal(self: Any, other: object) -> bool:
         return self is other or (
@@ -236,6 +237,13 @@ def record(cls: type[T]) -> type[T]:
     cls.__eq__ = equal  # type: ignore[method-assign]
     cls.__hash__ = hashed  # type: ignore[method-assign]
     return dataclass(frozen=True, eq=False, repr=False)(cls)
+
+
+def printed_as(altered: T, original: object) -> T:
+    """Return an altered record that prints as the original in messages. It has no call, and equals only itself."""
+    printing = copy.copy(altered)
+    object.__setattr__(printing, "printed", repr(original))
+    return printing
 
 
 def remember_call(built: T, call: Call) -> T:

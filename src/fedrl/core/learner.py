@@ -10,7 +10,7 @@ whatever these two leave out of the parameters stays on the agent.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, replace
 from typing import NamedTuple
 
 import jax
@@ -138,6 +138,10 @@ class Learner:
         reads_overview: Whether its trajectories have to contain the overview of the world.
         acts_for: The number of players with parameters of their own, so that `act` takes the observations of all of
             them, player by player. None if a row may be anyone's.
+        memory: The entries of the memory of a recurrent policy. What `act` observes is then `[observation, flat |
+            memory | 1 if an episode begins]`, and what it returns `[action, flat | memory after it]`, which
+            `environment` keeps (`fedrl.learners.parts.memory`). 0 without a memory.
+        with_memory: `environment -> environment`, what keeps the memory in another environment; None without a memory.
         call: The constructor call that made the learner.
     """
 
@@ -166,6 +170,8 @@ class Learner:
     noise: Noise | None = None
     reads_overview: bool = False
     acts_for: int | None = None
+    memory: int = 0
+    with_memory: Callable[[AnyEnvironment], AnyEnvironment] | None = None
     call: Call | None = None
 
 
@@ -225,6 +231,12 @@ def check_gathers(learner: Learner) -> None:
             f"{learner!r} collects its own experience, and {learner.environment!r} can only be stepped on the host. "
             "Use a learner that learns from trajectories, such as ppo(...)."
         )
+
+
+def moved(learner: Learner, environment: AnyEnvironment) -> Learner:
+    """Return a learner that acts in another environment, which keeps its memory, if it has one."""
+    there = environment if learner.with_memory is None else learner.with_memory(environment)
+    return replace(learner, environment=there)
 
 
 def nothing_gathered(key: Key, state: PyTree) -> tuple[Experience, PyTree, Metrics]:

@@ -59,6 +59,14 @@ class ProbeState(NamedTuple):
     shown: jax.Array
 
 
+class MemoryState(NamedTuple):
+    """The number that is the observation, the cue, and the number of steps so far."""
+
+    shown: jax.Array
+    cue: jax.Array
+    steps: jax.Array
+
+
 @component("environment", reference=JONES)
 def probe_constant() -> Environment:
     """One action, one step, reward 1: tests that the critic learns at all. V(0) = 1."""
@@ -122,6 +130,38 @@ def probe_truncation(max_steps: Count = 1) -> Environment:
     return _probe(Discrete(1), lambda shown, action: jnp.ones_like(shown), steps=None, max_steps=max_steps)
 
 
+@component("environment", reference="Hochreiter & Schmidhuber (1997), https://doi.org/10.1162/neco.1997.9.8.1735")
+def probe_memory(delay: Count = 4) -> Environment:
+    """A cue of -1 or 1 is shown at first, and zeros after it: tests recurrent policies.
+
+    The action after `delay` further steps earns 1 if it matches the cue, 0 for -1 and 1 for 1, and else -1. With a
+    memory V = gamma^delay; without one the two cues look alike by then, and no policy earns more than 0 on average.
+
+    Args:
+        delay: Steps between the cue and the action that counts.
+    """
+
+    def reset(noise: jax.Array, params: ProbeParams) -> tuple[Timestep, MemoryState]:
+        del params
+        cue = jnp.where(noise[0] < 0.5, jnp.float32(-1.0), jnp.float32(1.0))
+        return first(cue[None]), MemoryState(cue, cue, jnp.int32(0))
+
+    def step(
+        noise: tuple[()], params: ProbeParams, state: MemoryState, action: jax.Array
+    ) -> tuple[Timestep, MemoryState]:
+        del noise
+        last = state.steps == delay
+        paid = jnp.where(last, params.scale * state.cue * (2.0 * action - 1.0), 0.0)
+        shown = jnp.float32(0.0)
+        return Timestep(shown[None], paid, last, jnp.bool_(False)), MemoryState(shown, state.cue, state.steps + 1)
+
+    params = ProbeParams(jnp.float32(1.0))
+    spaces, picture = Spaces(Box((1,)), Discrete(2)), Picture(_drawn, pause_ms=500)
+    return time_limit(
+        Environment(params, spaces, draw_uniform(1), draw_nothing, reset, step, delay + 2, picture=picture)
+    )
+
+
 def _probe(
     action: ActionSpace, reward: Reward, *, signs: bool = False, steps: int | None = 1, max_steps: int = 10
 ) -> Environment:
@@ -152,7 +192,7 @@ def _probe(
     )
 
 
-def _drawn(state: ProbeState, env_params: ProbeParams) -> Any:
+def _drawn(state: Any, env_params: ProbeParams) -> Any:
     """Draw the observation as a point on a line of numbers."""
     del env_params
     picture = pictures.plane(WIDTH, HEIGHT, WIDTH / 5, (WIDTH / 2, HEIGHT / 2))

@@ -128,6 +128,8 @@ def as_learner(federation: Federation, agents: int) -> Learner:
         probabilities=learner.probabilities,
         measures=learner.measures,
         gamma=learner.gamma,
+        memory=learner.memory,
+        with_memory=learner.with_memory,
     )
 
 

@@ -10,6 +10,7 @@ from fedrl.learners.algorithms.vdn import vdn
 from fedrl.learners.parts.convolution import conv
 from fedrl.learners.parts.networks import mlp, network, per_player
 from fedrl.learners.parts.optimizers import adam, add_correction, chain, fedprox, rmsprop, sgd
+from fedrl.learners.parts.recurrent import gru
 from fedrl.learners.wrappers.acceptance import accept_if_better
 from fedrl.learners.wrappers.embedding import freeze_except, with_embedding
 from fedrl.learners.wrappers.exploitability import measure_exploitability
@@ -32,6 +33,7 @@ __all__ = [
     "fedprox",
     "freeze_except",
     "gradient_penalty",
+    "gru",
     "interpolate",
     "mappo",
     "measure_exploitability",

@@ -12,6 +12,7 @@ and executes nothing that its metadata name.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fedrl.core.imports import imported, importing
 from fedrl.core.keys import Stream, keys_of, stream_key
 from fedrl.core.learner import Learner
 from fedrl.core.types import Params, PyTree
+from fedrl.learners.parts.memory import action_in, shown
 from fedrl.records import checkpoint, folder
 from fedrl.runs.acting import columns, cpu, first_key, greedy, probabilities, sampling
 from fedrl.runs.export import Exported, Reference, export_policy
@@ -38,7 +40,16 @@ from fedrl.runs.policy_evaluation import PolicyEvaluation, check_companions, giv
 from fedrl.runs.policy_file import PolicyFacts, PolicyFile, digest_of, facts_of, learner_of, open_policy, seed_in, whose
 from fedrl.runs.reading import experiment_of
 from fedrl.runs.rendering import Actor, render
-from fedrl.runs.spaces import GymAction, GymSpace, GymSpaces, actions_of, batched, check_alike, gymnasium_spaces
+from fedrl.runs.spaces import (
+    GymAction,
+    GymSpace,
+    GymSpaces,
+    actions_of,
+    batched,
+    check_alike,
+    gymnasium_spaces,
+    learned_spaces,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +96,54 @@ class TrainedPolicy:
                 their own.
         """
         self._check_anyone()
+        if self.learner.memory:
+            raise ConfigError(
+                f"This policy has a memory of {self.learner.memory} numbers, and one observation does not tell what "
+                "came before. Call act = policy.episode() at the beginning of an episode and act(observation) in each "
+                "step."
+            )
         batch, single = batched(self.observation_space, observation)
         chosen = self._chosen(batch, deterministic, seed)
         return actions_of(self.action_space, chosen, single)
+
+    def episode(self, deterministic: bool = True, seed: int | None = None) -> Callable[[Any], Any]:
+        """Return the function that acts in one episode, step after step; a recurrent policy remembers within it.
+
+        It takes an observation, or a batch of those of episodes side by side, and returns what `predict` would. It
+        raises `ConfigError` where a batch of a recurrent policy has another number of observations than the first one.
+
+        Args:
+            deterministic: Whether actions are greedy; otherwise they are sampled.
+            seed: The seed of sampled actions; None for new ones.
+
+        Raises:
+            ConfigError: The players of a world have parameters of their own.
+        """
+        self._check_anyone()
+        seeds = np.random.default_rng(seed)
+        drawn = (lambda: None) if deterministic else (lambda: int(seeds.integers(2**31)))
+        if not self.learner.memory:
+            return lambda observation: self.predict(observation, deterministic, drawn())
+        space, size = learned_spaces(self._spaces), self.learner.memory
+        kept: list[np.ndarray] = []
+
+        def act(observation: Any) -> Any:
+            batch, single = batched(self.observation_space, observation)
+            memory = kept[0] if kept else np.zeros((len(batch), size), np.float32)
+            if len(memory) != len(batch):
+                raise ConfigError(
+                    f"{len(batch)} observations came, and the policy remembers {len(memory)} episodes: each memory is "
+                    "that of one of them. Give all in each step, or call policy.episode() for new ones."
+                )
+            seen = np.asarray(
+                shown(space.observation, jnp.moveaxis(jnp.asarray(batch), 0, -1), memory.T, float(not kept))
+            )
+            chosen = self._chosen(seen.T, deterministic, drawn())
+            kept[:] = [chosen[:, chosen.shape[1] - size :]]
+            own = action_in(space.action, chosen.T)
+            return actions_of(self.action_space, np.moveaxis(np.asarray(own), -1, 0), single)
+
+        return act
 
     def evaluate(self, environment: Any = None, episodes: int = 100, seed: int = 0) -> PolicyEvaluation:
         """Play complete episodes with the greedy policy.
@@ -107,7 +163,7 @@ class TrainedPolicy:
         if environment is None:
             return of_run(self._experiment(), self.params, self.agent, episodes, seed)
         return outside(
-            given_environment(environment), self.learner, self.params, self.predict, self._spaces, episodes, seed
+            given_environment(environment), self.learner, self.params, self.episode, self._spaces, episodes, seed
         )
 
     def render(self, path: Path | str, environment: Any = None, seed: int = 0) -> Film:
@@ -141,7 +197,7 @@ class TrainedPolicy:
     @property
     def actor(self) -> Actor:
         """The policy as what acts in a film."""
-        return Actor(self.learner, self.params, self.predict, self._spaces)
+        return Actor(self.learner, self.params, self.predict if self.learner.acts_for else self.episode(), self._spaces)
 
     def export(self, path: Path | str, to: str | None = None) -> Exported:
         """Write the policy to a file that runs without fedrl, and compare it with `predict` on 1,000 observations.
@@ -160,6 +216,11 @@ class TrainedPolicy:
             RunError: The file can't be written, or its outputs differ from those of the policy.
         """
         self._check_anyone()
+        if self.learner.memory:
+            raise ConfigError(
+                f"This policy has a memory of {self.learner.memory} numbers, and an exported policy is a function of "
+                "one observation. Act with policy.episode(), or train a network without a memory."
+            )
         who = {"seed": self.seed, "agent": self.agent, "fedrl": self.facts.version}
         reference = Reference(self._spaces, self._outputs, self.predict, self._traced)
         return export_policy(self.facts.learner, self.params, reference, who, Path(path), to)

@@ -7,7 +7,6 @@ an environment of Gymnasium's that is open --> one by one ----------+--> returns
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import gymnasium as gym
@@ -19,7 +18,7 @@ from fedrl.config.coordination import all_act_alike
 from fedrl.config.objects import Experiment
 from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment, common_of
 from fedrl.core.errors import ConfigError
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, moved
 from fedrl.core.types import Params
 from fedrl.environments.adapters import gymnasium
 from fedrl.environments.adapters.observations import flat_observations
@@ -95,7 +94,7 @@ def outside(
     environment: AnyEnvironment | gym.Env,
     learner: Learner,
     params: Params,
-    predict: Callable[[Any], Any],
+    begin: Callable[[], Callable[[Any], Any]],
     spaces: GymSpaces,
     episodes: int,
     seed: int,
@@ -106,10 +105,10 @@ def outside(
         ConfigError: It does not fit the policy.
     """
     if isinstance(environment, gym.Env):
-        return _one_by_one(environment, predict, spaces, episodes, seed)
+        return _one_by_one(environment, begin, spaces, episodes, seed)
     check_alike(spaces, gymnasium_spaces(environment), repr(environment))
     alone = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], environment.params)
-    there = replace(learner, environment=environment)
+    there = moved(learner, environment)
     return _in_turn(played(there, alone, params, episodes, seed), episodes)
 
 
@@ -126,7 +125,7 @@ def _in_turn(found: Played, episodes: int) -> PolicyEvaluation:
 
 
 def _one_by_one(
-    environment: gym.Env, predict: Callable[[Any], Any], spaces: GymSpaces, episodes: int, seed: int
+    environment: gym.Env, begin: Callable[[], Callable[[Any], Any]], spaces: GymSpaces, episodes: int, seed: int
 ) -> PolicyEvaluation:
     """Play episodes in an open Gymnasium environment, which stays open and is not reset at the end."""
     environment = flat_observations(environment)
@@ -135,6 +134,7 @@ def _one_by_one(
     returns, lengths = np.zeros(episodes), np.zeros(episodes, np.int64)
     for i in range(episodes):
         observation, _ = environment.reset(seed=seed if i == 0 else None)
+        predict = begin()
         over = False
         while not over:
             action = predict(observation)

@@ -165,7 +165,8 @@ def tuned(
     # A round of the federation has at most `most` local steps, so the rest needs a round of its own.
     for i, (steps, rounds) in enumerate([(most, whole)] * (whole > 0) + [(rest, 1)] * (rest > 0)):
         keys, work = keys_below(keys_of(seed), Stream.TUNING, i), (steps,) * config.federation.agents
-        method = alone(FINE_TUNED, config, experiment.learner, experiment.federation, experiment.fleet, work)
+        parts = experiment.environment, experiment.learner, experiment.federation, experiment.fleet
+        method = alone(FINE_TUNED, config, *parts, work)
         with simulation_of(experiment, method) as simulation:
             run_state = simulation.with_states(simulation.init(seed)._replace(keys=keys), states)
             for _ in range(rounds):

@@ -26,7 +26,7 @@ from fedrl.core.environment import AnyEnvironment, Environment, HostEnvironment,
 from fedrl.core.errors import ConfigError, FedrlError, RunError
 from fedrl.core.host_players import Living
 from fedrl.core.keys import Stream, keys_of, stream_key
-from fedrl.core.learner import Learner
+from fedrl.core.learner import Learner, moved
 from fedrl.core.players import Seen, dealt, rows
 from fedrl.core.types import Key, Params, PyTree
 from fedrl.engines.executors.host_evaluation import acting_greedily
@@ -134,6 +134,8 @@ def episode_of(actor: Actor, environment: AnyEnvironment | gym.Env, env_params: 
     if isinstance(environment, gym.Env):
         yield _gymnasium_episode(actor, environment, str(environment), seed)
         return
+    if environment.players is not None:
+        environment = _host_world(actor, environment)
     if environment.open_rendered is None:
         raise _no_picture(environment, "It has no open_rendered, which opens a copy that draws itself.")
     with warnings.catch_warnings(), _without_screen():
@@ -147,6 +149,13 @@ def episode_of(actor: Actor, environment: AnyEnvironment | gym.Env, env_params: 
                 yield _world_episode(actor, opened, environment, first)
         finally:
             opened.close()
+
+
+def _host_world(actor: Actor, environment: HostEnvironment) -> HostEnvironment:
+    """Return a world on the host that keeps the memory of who acts in it."""
+    world = moved(actor.learner, environment).environment
+    assert isinstance(world, HostEnvironment)
+    return world
 
 
 @contextmanager
@@ -173,7 +182,7 @@ def together(actor: Actor, world: Environment) -> Actor:
         shown = jnp.moveaxis(dealt(observation, players), -2, 0)
         return rows(jnp.moveaxis(jax.vmap(one)(jnp.arange(len(shown)), params, shown), 0, -2), players)
 
-    return actor._replace(learner=replace(learner, environment=world, act=act))
+    return actor._replace(learner=replace(moved(learner, world), act=act))
 
 
 def _compiled_episode(actor: Actor, environment: Environment, env_params: PyTree, seed: int) -> Episode:
@@ -184,10 +193,12 @@ def _compiled_episode(actor: Actor, environment: Environment, env_params: PyTree
 
 
 def _states(actor: Actor, environment: Environment, picture: Picture, env_params: PyTree, seed: int) -> Iterator[Shot]:
-    learner = actor.learner
-    begin, walk = _programs(
-        learner if learner.environment is environment else replace(learner, environment=environment)
-    )
+    learner = actor.learner if actor.learner.environment is environment else moved(actor.learner, environment)
+    begin, walk = _programs(learner)
+    if learner.memory:  # the picture is of a state with a memory beside it
+        assert isinstance(learner.environment, Environment)
+        assert learner.environment.picture is not None
+        environment, picture = learner.environment, learner.environment.picture
     key = jax.random.fold_in(stream_key(keys_of(seed), Stream.EVALUATION), 0)  # the first agent of an evaluation
     setting = jax.tree.map(np.asarray, env_params)
 

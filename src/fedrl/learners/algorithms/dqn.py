@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from fedrl.core.checks import check_positive
-from fedrl.core.component import component
+from fedrl.core.component import component, written
 from fedrl.core.environment import AnyEnvironment, Discrete
 from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
@@ -190,7 +190,7 @@ def q_learner(
     """Build the learner of `dqn`, or of `vdn` with errors of the whole team."""
     actions = _actions_of(environment, num_envs * num_steps, buffer_size)
     check_positive(num_updates=num_updates, batch_size=batch_size)
-    check_players(environment, network.players)
+    _check_network(environment, network)
     players, deaths = players_of(environment), may_die(environment)
     network = critic_of(network)  # values have no bounds, whatever the activation of a policy's outputs
     probabilities, choose, act = acting(network, epsilon.last)
@@ -352,6 +352,21 @@ def _of(values: jax.Array, action: jax.Array) -> jax.Array:
     """Return the values of these actions, `[players, batch]`."""
     chosen = jnp.arange(values.shape[0])[:, None, None] == action
     return jnp.where(chosen, values, 0.0).sum(axis=0)
+
+
+def _check_network(environment: AnyEnvironment, network: Network) -> None:
+    """Refuse a network with parameters of other players, or with a memory.
+
+    Raises:
+        ConfigError: The numbers of players differ, or it has a memory.
+    """
+    check_players(environment, network.players)
+    if network.memory:
+        raise ConfigError(
+            f"network is {written(network)}, which has a memory, and a row of the replay buffer is a single step: the "
+            "memory in it would be that of old parameters, and no gradient would flow to what was remembered. Use "
+            "ppo, a2c or reinforce, or a network without a memory."
+        )
 
 
 def _actions_of(environment: AnyEnvironment, rows: int, buffer_size: int) -> int:

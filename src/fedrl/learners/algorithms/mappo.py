@@ -53,7 +53,8 @@ def mappo(
         num_envs: Environment copies that are stepped side by side.
         num_steps: Steps of each copy per iteration.
         num_epochs: Passes over the samples per iteration.
-        num_minibatches: Minibatches per pass; a divisor of `num_envs * num_steps`.
+        num_minibatches: Minibatches per pass; a divisor of `num_envs * num_steps`, with a recurrent network of
+            `num_envs`.
         gamma: Discount factor.
         gae_lambda: lambda of the generalised advantage estimates.
         clip: eps, the change of the probability ratio rho beyond which the objective no longer improves.
@@ -61,10 +62,16 @@ def mappo(
         entropy_coef: Weight of the entropy bonus.
 
     Raises:
-        ConfigError: The environment has no overview, the critic has parameters of each player, a count is below one,
-            or `num_minibatches` does not divide the number of samples.
+        ConfigError: The environment has no overview, the critic has parameters of each player or a memory, a count is
+            below one, or `num_minibatches` does not divide the number of samples, with a recurrent network that of the
+            environment copies.
     """
-    check_minibatches(num_envs, num_steps, num_minibatches)
+    check_minibatches(num_envs, num_steps, num_minibatches, memory=network.memory)
+    if critic.memory:
+        raise ConfigError(
+            f"critic has a memory of {critic.memory} entries, and memories are those of the players, each of what it "
+            "observes itself, while this critic reads one overview of them all. Give it a network such as mlp()."
+        )
     if critic.players is not None:
         raise ConfigError(
             f"critic has parameters of {critic.players} players, and it reads one overview of them all, with an output "

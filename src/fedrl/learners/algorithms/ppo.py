@@ -70,8 +70,8 @@ def ppo(
         num_envs: Environment copies that are stepped side by side.
         num_steps: Steps of each copy per iteration.
         num_epochs: Passes over the samples per iteration.
-        num_minibatches: Minibatches per pass; a divisor of `num_envs * num_steps`, with `trajectory_clip` of
-            `num_envs`.
+        num_minibatches: Minibatches per pass; a divisor of `num_envs * num_steps`, with `trajectory_clip` or a
+            recurrent network of `num_envs`.
         gamma: Discount factor.
         gae_lambda: lambda of the generalised advantage estimates.
         clip: eps, the change of the probability ratio rho beyond which the objective no longer improves.
@@ -85,9 +85,9 @@ def ppo(
 
     Raises:
         ConfigError: A count is below one, `num_minibatches` does not divide the number of samples, or with
-            `trajectory_clip` the number of environment copies, or there is noise without a clip.
+            `trajectory_clip` or a recurrent network the number of environment copies, or there is noise without a clip.
     """
-    check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip)
+    check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip, network.memory)
     how = per_trajectory(trajectory_clip, noise_multiplier, num_envs // num_minibatches, num_epochs)
     return ppo_learner(
         environment,
@@ -144,7 +144,8 @@ def ppo_learner(
                 key, one, optimizer, params, memory, by_episode(experience, num_envs), context, how, num_minibatches
             )
         # Packed once per iteration, so that each epoch's shuffle is one gather and not one per array.
-        rows, unpack = pack(experience, num_envs * num_steps)
+        # A recurrent network is unrolled over whole rollouts, so that copies are dealt and not steps.
+        rows, unpack = pack(experience, num_envs if network.memory else num_envs * num_steps)
 
         def step(
             carry: tuple[Params, optax.OptState], block: jax.Array
@@ -234,12 +235,13 @@ def _improved_by_episode(
 
 
 def check_minibatches(
-    num_envs: int, num_steps: int, num_minibatches: int, trajectory_clip: Number | None = None
+    num_envs: int, num_steps: int, num_minibatches: int, trajectory_clip: Number | None = None, memory: int = 0
 ) -> None:
     """Refuse minibatches into which the samples of an iteration can't be dealt.
 
     Raises:
-        ConfigError: The number does not divide that of the samples, or with a clip that of the environment copies.
+        ConfigError: The number does not divide that of the samples, or with a clip or a memory that of the environment
+            copies.
     """
     if num_envs * num_steps % num_minibatches:
         raise ConfigError(
@@ -250,4 +252,10 @@ def check_minibatches(
         raise ConfigError(
             f"num_minibatches is {num_minibatches}, which does not divide num_envs = {num_envs}, and with "
             "trajectory_clip every episode is whole in one minibatch of each epoch. Choose a divisor of num_envs."
+        )
+    if memory and num_envs % num_minibatches:
+        raise ConfigError(
+            f"num_minibatches is {num_minibatches}, which does not divide num_envs = {num_envs}, and a recurrent "
+            "network learns from whole rollouts of a copy, as its memory at a step follows from the steps before. "
+            "Choose a divisor of num_envs."
         )

@@ -37,12 +37,12 @@ from fedrl.core.players import check_players, dealt, players_of, rows, rows_of
 from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import by_time, flat
+from fedrl.learners.parts.actors import acting_facts, actor_and_critic, sampler_of
 from fedrl.learners.parts.losses import policy_gradient, squared_error
 from fedrl.learners.parts.networks import Network, critic_of, mlp
 from fedrl.learners.parts.optimizers import adam, descend
-from fedrl.learners.parts.policies import act_with, policy_for, probabilities_with
 from fedrl.learners.parts.returns import discounted
-from fedrl.learners.parts.rollout import Episodes, Sampler, episodes, first_episodes
+from fedrl.learners.parts.rollout import Episodes, episodes, first_episodes
 from fedrl.learners.parts.trajectories import MEASURES, by_episode, per_trajectory, privacy_facts, private_gradient
 
 BASELINES = ("none", "mean", "value")
@@ -104,7 +104,9 @@ def reinforce(
     """
     length = _checked_length(environment, network, episodes_per_step, horizon, baseline, trajectory_clip)
     how = per_trajectory(trajectory_clip, noise_multiplier, episodes_per_step)
-    policy, players, critic = policy_for(environment.spaces, network), players_of(environment), critic_of(network)
+    players = players_of(environment)
+    found = actor_and_critic(environment, network, critic_of(network), length, observes=baseline == "value")
+    environment, policy, critic = found.environment, found.policy, found.critic
 
     def init(key: Key, env_params: PyTree) -> ReinforceState:
         for_actor, for_critic = jax.random.split(key)
@@ -115,22 +117,21 @@ def reinforce(
 
     def loss(params: Params, played: Episodes) -> jax.Array:
         observation, action = flat(played.trajectory.observation, players), flat(played.trajectory.action, players)
-        log_prob = policy.log_prob(policy.outputs(params["actor"], observation), action)
+        log_prob = found.trained.log_prob(found.trained.outputs(params["actor"], observation), action)
         if baseline != "value":
             return -length * policy_gradient(log_prob, flat(advantage_of(played, gamma, baseline, players), players))
-        value = by_time(critic.apply(params["critic"], observation)[0], played.playing, players)
+        value = by_time(found.trained_critic.apply(params["critic"], observation)[0], played.playing, players)
         beyond = critic.apply(params["critic"], played.final)[0]
         advantage, error = against_critic(played, value, beyond, gamma)
         return value_coef * error - length * policy_gradient(log_prob, flat(advantage, players))
 
     def alone(params: Params, of: SingleEpisode) -> jax.Array:
-        log_prob = policy.log_prob(policy.outputs(params["actor"], of.observation), of.action)
-        value = critic.apply(params["critic"], of.observation)[0] if baseline == "value" else None
+        log_prob = found.trained.log_prob(found.trained.outputs(params["actor"], of.observation), of.action)
+        value = found.trained_critic.apply(params["critic"], of.observation)[0] if baseline == "value" else None
         return loss_of_one(of, log_prob, value, value_coef)
 
     def collect(key: Key, state: ReinforceState) -> tuple[Trajectory, ReinforceState, Metrics]:
-        actor = jax.lax.optimization_barrier(state.params["actor"])
-        sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
+        sampler = sampler_of(found, state.params)
         played, counts = episodes(key, environment, state.env_params, sampler, episodes_per_step, length)
         return played.trajectory, state, counts
 
@@ -154,20 +155,18 @@ def reinforce(
         init=init,
         collect=collect,
         learn=learn,
-        act=lambda key, params, observation, greedy: act_with(policy)(key, params["actor"], observation, greedy),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
-        environment=environment,
         samples=rows_of(environment, episodes_per_step) * length,
         gradient=gradient,
         horizon=length,
         num_envs=episodes_per_step,
         episodic=True,
-        probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS} | ({} if how is None else MEASURES),
         gamma=gamma,
         acts_for=network.players,
         **privacy_facts(how),
+        **acting_facts(found),
     )
 
 

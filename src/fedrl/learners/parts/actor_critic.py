@@ -21,10 +21,11 @@ from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
 from fedrl.core.players import check_players, dealt, players_of, rows_of
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
+from fedrl.learners.parts.actors import acting_facts, actor_and_critic, sampler_of
 from fedrl.learners.parts.networks import Network, critic_of
-from fedrl.learners.parts.policies import Policy, act_with, policy_for, probabilities_with
+from fedrl.learners.parts.policies import Policy
 from fedrl.learners.parts.returns import advantages
-from fedrl.learners.parts.rollout import Position, Sampler, episodes, first_episodes, start
+from fedrl.learners.parts.rollout import Position, episodes, first_episodes, start
 from fedrl.learners.parts.rollout import collect as roll_out
 from fedrl.learners.parts.trajectories import MEASURES, PerTrajectory, privacy_facts
 
@@ -104,8 +105,9 @@ def actor_critic(
     check_players(environment, network.players)
     whole = None if critic is None else overview_of(environment)
     judge = critic_of(network if critic is None else critic)
-    policy, players = policy_for(environment.spaces, network), players_of(environment)
-    length = num_steps if how is None else min(num_steps, environment.max_steps)
+    length, players = num_steps if how is None else min(num_steps, environment.max_steps), players_of(environment)
+    found = actor_and_critic(environment, network, judge, length, observes=critic is None)
+    environment, policy, judge = found.environment, found.policy, found.critic
 
     def init(key: Key, env_params: PyTree) -> ActorCriticState:
         for_actor, for_critic, for_position = jax.random.split(key, 3)
@@ -123,19 +125,19 @@ def actor_critic(
         key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext
     ) -> tuple[ActorCriticState, Metrics]:
         experience = evaluate(state.params, seen)
-        params, memory, metrics = improve(policy, judge, key, state.params, state.optimizer, experience, context)
+        parts = found.trained, found.trained_critic
+        params, memory, metrics = improve(*parts, key, state.params, state.optimizer, experience, context)
         return state._replace(params=params, optimizer=memory), metrics | explained_variance(experience)
 
     def gradient(key: Key, state: ActorCriticState, seen: Trajectory, context: LocalContext) -> tuple[Params, Metrics]:
         del key
         assert slope is not None
         experience = evaluate(state.params, seen)
-        direction, metrics = slope(policy, judge, state.params, experience, context)
+        direction, metrics = slope(found.trained, found.trained_critic, state.params, experience, context)
         return direction, metrics | explained_variance(experience)
 
     def collect(key: Key, state: ActorCriticState) -> tuple[Trajectory, ActorCriticState, Metrics]:
-        actor = jax.lax.optimization_barrier(state.params["actor"])
-        sampler = Sampler(policy.draw, lambda noise, seen: policy.sample(noise, policy.outputs(actor, seen)))
+        sampler = sampler_of(found, state.params)
         if how is not None:
             played, counts = episodes(key, environment, state.env_params, sampler, num_envs, length)
             return played.trajectory, state, counts
@@ -145,26 +147,23 @@ def actor_critic(
         )
         return seen, state._replace(position=position), counts
 
-    act = act_with(policy)
     return Learner(
         init=init,
         collect=collect,
         learn=learn,
-        act=lambda key, params, observation, greedy: act(key, params["actor"], observation, greedy),
         params=lambda state: state.params,
         adopt=lambda state, params: state._replace(params=params),
-        environment=environment,
         samples=rows_of(environment, num_envs) * length,
         gradient=None if slope is None else gradient,
         horizon=length,
         num_envs=num_envs,
         episodic=how is not None,
-        probabilities=probabilities_with(policy, environment.spaces),
         measures={"loss": LOSS, "explained_variance": EXPLAINED} | ({} if how is None else MEASURES),
         gamma=gamma,
         reads_overview=whole is not None,
         acts_for=network.players,
         **privacy_facts(how),
+        **acting_facts(found),
     )
 
 

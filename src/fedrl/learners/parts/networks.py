@@ -42,12 +42,20 @@ class Network:
             same number of rows for each of them, player by player.
         critic: The network of a learner's critic where it is another one, with parameters of the same shapes: without
             the activation of the outputs, which bounds actions. None: the critic's is this one.
+        memory: The entries of the memory of a recurrent network, which reads `[observation, memory, begins]`, the last
+            entry 1 where an episode begins; 0 for other networks.
+        remember: `(params, observation) -> [memory, num_envs]`, the memory after a step; None without a memory.
+        unroll: `(params, observation) -> outputs`, from `[entries, time, num_envs]` to `[outputs, time, num_envs]`: of
+            the memories it reads that of the first step alone. None without a memory.
     """
 
     init: Callable[[Key, Space, int, float], Params]
     apply: Callable[[Params, jax.Array], jax.Array]
     players: int | None = None
     critic: Network | None = None
+    memory: int = 0
+    remember: Callable[[Params, jax.Array], jax.Array] | None = None
+    unroll: Callable[[Params, jax.Array], jax.Array] | None = None
     call: Call | None = None
 
 
@@ -141,18 +149,24 @@ def _per_player(network: Network, players: int) -> Network:
     def init(key: Key, space: Space, outputs: int, gain: float) -> Params:
         return jax.vmap(lambda k: network.init(k, space, outputs, gain))(jax.random.split(key, players))
 
-    def apply(params: Params, observation: jax.Array) -> jax.Array:
-        count = observation.shape[-1]
-        if count % players:
-            raise ConfigError(
-                f"{count} observations came, and each of {players} players acts by parameters of its own, so that it "
-                "has to be known whose they are. Give those of all players at once, player by player."
-            )
-        dealt = observation.reshape(*observation.shape[:-1], players, -1)
-        outputs = jax.vmap(network.apply, (0, -2), -2)(params, dealt)
-        return outputs.reshape(outputs.shape[0], count)
+    def dealt(function: Callable[[Params, jax.Array], jax.Array]) -> Callable[[Params, jax.Array], jax.Array]:
+        def each(params: Params, observation: jax.Array) -> jax.Array:
+            count = observation.shape[-1]
+            if count % players:
+                raise ConfigError(
+                    f"{count} observations came, and each of {players} players acts by parameters of its own, so that "
+                    "it has to be known whose they are. Give those of all players at once, player by player."
+                )
+            apart = observation.reshape(*observation.shape[:-1], players, -1)
+            outputs = jax.vmap(function, (0, -2), -2)(params, apart)
+            return outputs.reshape(*outputs.shape[:-2], count)
 
-    return Network(init, apply, players, None if network.critic is None else _per_player(network.critic, players))
+        return each
+
+    critic = None if network.critic is None else _per_player(network.critic, players)
+    remember = None if network.remember is None else dealt(network.remember)
+    unroll = None if network.unroll is None else dealt(network.unroll)
+    return Network(init, dealt(network.apply), players, critic, network.memory, remember, unroll)
 
 
 def _layer(key: Key, inputs: int, outputs: int, gain: float) -> dict[str, jax.Array]:

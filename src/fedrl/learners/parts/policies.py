@@ -39,6 +39,7 @@ class Policy:
         mode: `outputs -> action`, the greedy action.
         log_prob: `(outputs, action) -> [num_envs]`.
         entropy: `outputs -> [num_envs]`.
+        remember: `(params, observation) -> [memory, num_envs]`, for a recurrent network; None without a memory.
     """
 
     init: Callable[[Key], Params]
@@ -48,6 +49,7 @@ class Policy:
     mode: Callable[[Outputs], jax.Array]
     log_prob: Callable[[Outputs, jax.Array], jax.Array]
     entropy: Callable[[Outputs], jax.Array]
+    remember: Callable[[Params, jax.Array], jax.Array] | None = None
 
 
 def policy_for(spaces: Spaces, network: Network) -> Policy:
@@ -57,18 +59,6 @@ def policy_for(spaces: Spaces, network: Network) -> Policy:
     if isinstance(spaces.action, Discrete):
         return categorical(spaces, network, spaces.action.n)
     return gaussian(spaces, network, spaces.action)
-
-
-def act_with(policy: Policy) -> Callable[[Key, Params, jax.Array, bool], jax.Array]:
-    """Return a learner's `act`, given its policy."""
-
-    def act(key: Key, params: Params, observation: jax.Array, greedy: bool = False) -> jax.Array:
-        outputs = policy.outputs(params, observation)
-        if greedy:
-            return policy.mode(outputs)
-        return policy.sample(policy.draw(key, observation.shape[-1:]), outputs)
-
-    return act
 
 
 def probabilities_with(policy: Policy, spaces: Spaces) -> Callable[[Params, jax.Array], jax.Array] | None:
@@ -101,6 +91,7 @@ def categorical(spaces: Spaces, network: Network, actions: int) -> Policy:
         mode=lambda outputs: jnp.argmax(outputs, axis=0).astype(jnp.int32),
         log_prob=log_prob,
         entropy=lambda outputs: -(jnp.exp(outputs) * outputs).sum(axis=0),
+        remember=network.remember,
     )
 
 
@@ -134,6 +125,7 @@ def gaussian(spaces: Spaces, network: Network, space: Box, log_std: float = 0.0)
         mode=lambda outputs: shaped(outputs[0]),
         log_prob=log_prob,
         entropy=lambda outputs: (outputs[1] + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=0),
+        remember=_within(network),
     )
 
 
@@ -176,7 +168,14 @@ def product(spaces: Spaces, network: Network, space: Product) -> Policy:
         mode=lambda outputs: space.join([head.mode(x) for head, x in zip(heads, outputs, strict=True)]),
         log_prob=log_prob,
         entropy=lambda outputs: _total(head.entropy(x) for head, x in zip(heads, outputs, strict=True)),
+        remember=_within(network),
     )
+
+
+def _within(network: Network) -> Callable[[Params, jax.Array], jax.Array] | None:
+    """Return `remember` of a network whose parameters are a part of the policy's."""
+    remember = network.remember
+    return None if remember is None else lambda params, observation: remember(params["network"], observation)
 
 
 def _total(terms: Iterable[jax.Array]) -> jax.Array:

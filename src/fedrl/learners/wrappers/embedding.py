@@ -9,7 +9,7 @@ freeze_except(..., ["embedding"])                                           new 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import jax
@@ -54,13 +54,25 @@ def _with_embedding(network: Network, size: int) -> Network:
         wider = Box((math.prod(space.shape) + size,))
         return {"embedding": jnp.zeros((size,)), "network": network.init(key, wider, outputs, gain)}
 
-    def apply(params: Params, observation: jax.Array) -> jax.Array:
-        flat = observation.reshape(-1, observation.shape[-1])
-        vector = jnp.broadcast_to(params["embedding"][:, None], (size, flat.shape[-1]))
-        return network.apply(params["network"], jnp.concatenate([flat, vector]))
+    # Before the memory of a recurrent network, which reads it with what is observed.
+    tail = network.memory + 1 if network.memory else 0
+
+    def extended(
+        function: Callable[[Params, jax.Array], jax.Array], axes: int
+    ) -> Callable[[Params, jax.Array], jax.Array]:
+        def with_vector(params: Params, observation: jax.Array) -> jax.Array:
+            flat = observation.reshape(-1, *observation.shape[-axes:])
+            vector = jnp.broadcast_to(params["embedding"][:, *[None] * axes], (size, *flat.shape[1:]))
+            at = len(flat) - tail
+            parts = [flat[:at], vector, flat[at:]] if tail else [flat, vector]
+            return function(params["network"], jnp.concatenate(parts))
+
+        return with_vector
 
     critic = None if network.critic is None else _with_embedding(network.critic, size)
-    return Network(init, apply, network.players, critic)
+    remember = None if network.remember is None else extended(network.remember, 1)
+    unroll = None if network.unroll is None else extended(network.unroll, 2)
+    return Network(init, extended(network.apply, 1), network.players, critic, network.memory, remember, unroll)
 
 
 @component("learner", reference=JIN)

@@ -111,6 +111,11 @@ def _check(learner: Learner) -> None:
             f"{written(learner)} acts by parameters of {learner.acts_for} players, and gradient_penalty differentiates "
             "the policy at one observation, which does not say whose it is. Use a network that all players share."
         )
+    if learner.memory:
+        raise ConfigError(
+            f"{written(learner)} has a memory, and gradient_penalty differentiates the policy at one observation: its "
+            "probabilities depend on all before. Use a network without a memory."
+        )
     if not _has_gradient(learner):
         raise ConfigError(
             f"The policy of {written(learner)} has no gradient: its probabilities do not change with small changes of "

@@ -11,6 +11,7 @@ from fedrl.core.component import component
 from fedrl.core.environment import ActionSpace, Discrete, Product
 from fedrl.core.learner import Learner
 from fedrl.core.types import Key, Params
+from fedrl.learners.parts.actors import check_forgets
 
 
 @component("ensemble", reference="Wiering & van Hasselt (2008), https://doi.org/10.1109/TSMCB.2008.920231")
@@ -36,6 +37,7 @@ def mixture(learner: Learner) -> Learner:
     >>> both.probabilities(tables, jnp.array([0])).T.tolist()
     [[0.0, 0.5, 0.5, 0.0]]
     """
+    check_forgets(learner, "mixture")
     each = learner.probabilities
 
     def probabilities(params: Params, observation: jax.Array) -> jax.Array:

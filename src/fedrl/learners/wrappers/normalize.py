@@ -101,17 +101,17 @@ def normalize(
         ConfigError: There is nothing to normalise, or the learner plays whole episodes, clips their gradients, has a
             replay buffer, or is in self-play.
     """
-    environment = learner.environment
+    environment, tail = learner.environment, tail_of(learner)
     shapes = _checked_shapes(learner, observations, rewards)
 
     def seen(moments: Book, observation: jax.Array) -> jax.Array:
-        return standardised(moments["observation"], observation, limit) if observations else observation
+        return shifted(moments["observation"], observation, limit, tail) if observations else observation
 
     def learn(
         key: Key, state: NormalizeState, raw: Trajectory, context: LocalContext
     ) -> tuple[NormalizeState, Metrics]:
         moments = state.moments
-        after = counted(state, raw, gamma)
+        after = counted(state, raw, gamma, tail)
         normal = raw._replace(
             observation=seen(moments, raw.observation),
             next_observation=seen(moments, raw.next_observation),
@@ -171,6 +171,8 @@ def normalize(
         personalised=learner.personalised,
         reads_overview=learner.reads_overview,
         acts_for=learner.acts_for,
+        memory=learner.memory,
+        with_memory=learner.with_memory,
     )
 
 
@@ -192,12 +194,16 @@ def begun(learner: Learner, shapes: dict[str, tuple[int, ...]], key: Key, env_pa
     )
 
 
-def counted(state: NormalizeState, raw: Trajectory, gamma: Number) -> NormalizeState:
-    """Add a trajectory to the sums since the agent adopted parameters, about the mean it adopted."""
+def counted(state: NormalizeState, raw: Trajectory, gamma: Number, tail: int = 0) -> NormalizeState:
+    """Add a trajectory to the sums since the agent adopted parameters, about the mean it adopted.
+
+    The last `tail` entries of observations are a memory, which has no moments.
+    """
     # The moments themselves don't change here: policies of one round have to be policies of the same inputs.
     moments, sums, returned = state.moments, dict(state.sums), state.returned
     if "observation" in sums:
-        samples = jnp.moveaxis(raw.observation, 0, -1).reshape(*raw.observation.shape[1:-1], -1)
+        observed = raw.observation[:, :-tail] if tail else raw.observation
+        samples = jnp.moveaxis(observed, 0, -1).reshape(*observed.shape[1:-1], -1)
         living = None if raw.alive is None else raw.alive.T.reshape(-1)
         sums["observation"] = both(sums["observation"], count(moments["observation"], samples, living))
     if "return" in sums:
@@ -205,6 +211,21 @@ def counted(state: NormalizeState, raw: Trajectory, gamma: Number) -> NormalizeS
         living = None if raw.alive is None else raw.alive.reshape(-1)
         sums["return"] = both(sums["return"], count(moments["return"], path.reshape(-1), living))
     return state._replace(sums=sums, returned=returned)
+
+
+def tail_of(learner: Learner) -> int:
+    """Return the last entries of observations that are not observed: the memory, and whether an episode begins."""
+    return learner.memory + 1 if learner.memory else 0
+
+
+def shifted(moments: Moments, observation: jax.Array, limit: Number, tail: int) -> jax.Array:
+    """Return standardised observations, `[..., entries, rows]`, with the last `tail` entries as they are."""
+    if not tail:
+        return standardised(moments, observation, limit)
+    # A memory is computed from what is standardised already.
+    axis = observation.ndim - 2
+    own, memory = jnp.split(observation, [observation.shape[axis] - tail], axis)
+    return jnp.concatenate([standardised(moments, own, limit), memory], axis)
 
 
 def doubted(gathered: dict[str, Parts], samples: int, fewer: bool = False) -> str:
@@ -290,4 +311,6 @@ def _checked_shapes(learner: Learner, observations: bool, rewards: bool) -> dict
             f"observations is true, but the observations of {learner.environment!r} are {space}. Indices of states "
             "have no meaningful mean. Set observations = false."
         )
-    return ({"observation": space.shape} if observations else {}) | ({"return": ()} if rewards else {})
+    tail = tail_of(learner)
+    shape = (space.shape[0] - tail,) if tail else space.shape
+    return ({"observation": shape} if observations else {}) | ({"return": ()} if rewards else {})

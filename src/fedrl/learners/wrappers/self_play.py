@@ -30,6 +30,7 @@ from fedrl.core.learner import Learner, Trajectory, behaviours_of, explore, poli
 from fedrl.core.players import dealt, players_of, rows
 from fedrl.core.ranges import Count, Fraction, Traced
 from fedrl.core.types import Key, Metrics, Params, PyTree
+from fedrl.learners.parts.actors import check_forgets
 from fedrl.learners.parts.rollout import Position, Sampler, start
 from fedrl.learners.parts.rollout import collect as roll_out
 from fedrl.learners.parts.trajectories import check_bounds_each
@@ -226,6 +227,7 @@ def _checked_players(learner: Learner) -> int:
         "plays against policies that were trained on earlier episodes, which nothing bounds",
         "Leave trajectory_clip or self_play out.",
     )
+    check_forgets(learner, "self_play")
     if NAME in learner.personalised:
         raise ConfigError(
             f"{written(learner)} acts with an average of its policies already, and self_play would train it on what "
