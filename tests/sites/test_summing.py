@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import SecureSumError
-from fedrl.secure.coordinator import SumCoordinator
+from fedrl.secure.ckks import new_encryption_key
 from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import AdvertList, MaskedValues, OpenedShares, decoded, encoded
 from fedrl.secure.orders import ORDER, JobOrder, check_orders, packed_orders
+from fedrl.secure.protocols import PROTOCOLS
 from fedrl.sites.memory import Kept, RunMemory
 from fedrl.sites.summing import SiteSums
 from fedrl.wire.secure_sum import Declined, SumReply, SumRequest
@@ -43,11 +44,11 @@ def orders_of(members=range(AGENTS), steps=STEPS, shares=None):
 class Site:
     """An agent whose job is done; `restarted` is a new process in the same folder."""
 
-    def __init__(self, folder, certificates, number):
-        self.given, self.number = (folder, certificates, number), number
+    def __init__(self, folder, certificates, number, terms=TERMS, shared=None):
+        self.given, self.number = (folder, certificates, number, terms, shared), number
         mine = credentials(certificates, f"site-{number}")
         memory = RunMemory(folder / f"site-{number}", RUN, FEDERATION)
-        self.sums = SiteSums(number, TERMS, SumSigner(mine), mine.ca, memory)
+        self.sums = SiteSums(number, terms, SumSigner(mine, shared), mine.ca, memory)
         self.kept = self.done(1, 7)
         self.replies = []
 
@@ -68,7 +69,7 @@ class Hub:
     """A coordinator that knows all sites."""
 
     def __init__(self, sites, certificates, terms=TERMS):
-        self.sites, self.terms = sites, terms
+        self.sites, self.terms, self.protocol = sites, terms, PROTOCOLS[terms.protocol]
         self.known = KnownSigners(credentials(certificates, "hub").ca, RUN)
         for site in sites:
             self.known.add(site.number, site.sums.credential, f"site-{site.number}")
@@ -85,7 +86,7 @@ class Hub:
     def begin(self, members=tuple(range(AGENTS)), attempt=0, job=1, version=7):
         """Invite members, and take their keys."""
         self.plan = self.terms.plan(version, HEARD.hex(), attempt, orders_of(members))
-        self.machine, self.job, self.attempt = SumCoordinator(self.plan), job, attempt
+        self.machine, self.job, self.attempt = self.protocol.coordinator(self.plan), job, attempt
         return {k: self.invitation(k, members, attempt, job, version) for k in members}
 
     def phase(self, asked):
@@ -93,10 +94,10 @@ class Hub:
         for agent, message in asked.items():
             reply = self.sites[agent].reply(message)
             if isinstance(reply, SumReply):
-                self.machine.receive(agent, decoded(reply.content, self.plan))
-        if self.machine.phase == "opening":
+                self.machine.receive(agent, self.protocol.decoded(reply.content, self.plan))
+        if self.machine.complete:
             return None
-        shown = self.machine.close()
+        shown, encoded = self.machine.close(), self.protocol.encoded
         return {k: SumRequest(self.job, self.attempt, encoded(m, self.plan)) for k, m in shown.items()}
 
 
@@ -364,3 +365,87 @@ def test_nobody_gets_both_secrets(hub):
     reply = hub.sites[0].reply(asked[0]._replace(content=asked[1].content))
     assert isinstance(reply, Declined)
     assert "Each step is taken once and in order" in reply.reason
+
+
+KEY = new_encryption_key()
+
+
+@pytest.fixture(params=PROTOCOLS)
+def any_hub(tmp_path, certificates, request):
+    """A coordinator and sites, by each protocol that goes over a network."""
+    terms = TERMS._replace(protocol=request.param)
+    shared = KEY if PROTOCOLS[request.param].has_key else None
+    return Hub([Site(tmp_path, certificates[0], k, terms, shared) for k in range(AGENTS)], certificates[0], terms)
+
+
+def until_vectors(hub, **given):
+    """What each agent is shown to which it answers with what depends on its vector."""
+    asked = hub.begin(**given)
+    for _ in range({"masks": 2, "additive": 2, "ckks": 0}[hub.terms.protocol]):
+        asked = hub.phase(asked)
+    return asked
+
+
+def is_vector(reply, hub):
+    return isinstance(reply, SumReply) and isinstance(
+        hub.protocol.decoded(reply.content, hub.plan), hub.protocol.vectors
+    )
+
+
+def test_a_sum_by_any_protocol_is_that_of_the_vectors(any_hub):
+    asked = any_hub.begin()
+    while asked is not None:
+        assert max(len(message.content) for message in asked.values()) <= any_hub.sites[0].sums.largest_request
+        asked = any_hub.phase(asked)
+    np.testing.assert_array_equal(any_hub.machine.total().view(np.int32), VALUES.sum(axis=0))
+    replies = [reply.content for site in any_hub.sites for reply in site.replies]
+    assert max(len(content) for content in replies) <= any_hub.terms.largest_reply()
+
+
+def test_what_depends_on_a_vector_is_noted_before_it_leaves_and_leaves_once_for_a_version(any_hub):
+    asked = until_vectors(any_hub)
+    site = any_hub.sites[0]
+    assert not site.sums.has_left(site.kept)
+    assert is_vector(site.reply(asked[0]), any_hub)
+    assert site.sums.has_left(site.kept)
+    again = any_hub.sites[0] = site.restarted()
+    any_hub.known.add(0, again.sums.credential)
+    for reply in (again.reply(any_hub.invitation(0)), again.reply(any_hub.invitation(0, attempt=1))):
+        assert isinstance(reply, Declined)
+        assert "has sent a masked vector of version 7 for job 1, and sends no second one" in reply.reason
+
+
+def test_two_processes_of_an_agent_send_one_vector_by_any_protocol(any_hub):
+    first, before = any_hub.sites[0], until_vectors(any_hub)
+    second = any_hub.sites[0] = first.restarted()
+    any_hub.known.add(0, second.sums.credential)
+    assert is_vector(second.reply(until_vectors(any_hub, attempt=1)[0]), any_hub)
+    reply = first.reply(before[0])
+    assert isinstance(reply, Declined)
+    assert "sends no second one" in reply.reason
+
+
+def test_an_invitation_to_another_protocol_is_declined(any_hub):
+    for other in set(PROTOCOLS) - {any_hub.terms.protocol}:
+        reply = any_hub.sites[0].reply(any_hub.invitation(0, protocol=other))
+        assert isinstance(reply, Declined)
+        assert f"The protocol of the sum is {other} in the invitation and {any_hub.terms.protocol}" in reply.reason
+
+
+def test_agents_with_different_keys_of_encrypted_sums_take_no_part(tmp_path, certificates):
+    terms = TERMS._replace(protocol="ckks")
+    sites = [Site(tmp_path, certificates[0], k, terms, KEY) for k in range(AGENTS)]
+    hub, other = (
+        Hub(sites, certificates[0], terms),
+        Site(tmp_path / "other", certificates[0], 1, terms, new_encryption_key()),
+    )
+    said = "Agent 1 has another key for encrypted sums than"
+    with pytest.raises(SecureSumError, match=f"{said} agent 0, .* Give all agents the same file"):
+        hub.known.add(1, other.sums.credential)
+    hub.known._seen[1] = other.sums.credential  # a coordinator that passes it on all the same
+    reply = hub.sites[0].reply(hub.invitation(0))
+    assert isinstance(reply, Declined)
+    assert f"{said} this agent" in reply.reason
+    without = SumSigner(credentials(certificates[0], "site-1")).credential(RUN, 1)
+    hub.known._seen[1] = without
+    assert f"{said} this agent, or one of both has none" in hub.sites[2].reply(hub.invitation(2)).reason

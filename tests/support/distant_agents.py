@@ -96,7 +96,8 @@ class DistantAgent:
         terms = terms_of(self.federation, welcome.run, welcome.agents, digest)
         mine = credentials(self.behaviour["certificates"], f"site-{self.number}")
         memory = RunMemory(self.behaviour["folder"] / f"site-{self.number}", welcome.run, digest)
-        return SiteSums(welcome.agent, terms, SumSigner(mine), mine.ca, memory)
+        signer = SumSigner(mine, self.behaviour.get("shared"))
+        return SiteSums(welcome.agent, terms, signer, mine.ca, memory)
 
     async def summed(self, link: Any, message: Any) -> None:
         """Take a step in a secure sum, unless its behaviour does something else."""

@@ -1,6 +1,8 @@
-"""Secure sums with agents at other sites: one `SumCoordinator`, phase by phase, in the thread of the loop.
+"""Secure sums with agents at other sites: one coordinator's end of a protocol, phase by phase, in the loop's thread.
 
-    jobs done --Invitation--> adverts --> shares --> masked vectors --> tags --> opened shares --> sum
+    jobs done --Invitation--> masks:     adverts --> shares --> masked vectors --> tags --> opened shares --> sum
+                              additive:  parts --> received --> sums --> sum
+                              ckks:      vectors --> opening, by one agent after the other, until one answers --> sum
                                      |  a phase ends when all have answered, or `phase_s` seconds after it began
                                      +--> too few before a masked vector was sent: once more, with those that are left
 
@@ -28,12 +30,10 @@ from fedrl.engines.secure_sums import cost_of
 from fedrl.engines.state import Rejection
 from fedrl.network.listening import Listening
 from fedrl.network.news import DECLINED, REPLY, AgentNews
-from fedrl.secure.coordinator import SumCoordinator
 from fedrl.secure.drive import CostMeter
 from fedrl.secure.invitation import AgentJob, Terms, invitation
-from fedrl.secure.messages import decoded, encoded
 from fedrl.secure.orders import JobOrder
-from fedrl.secure.plan import SumPlan
+from fedrl.secure.protocols import PROTOCOLS, NetworkPlan, NetworkProtocol
 from fedrl.secure.ring import signed
 from fedrl.secure.vector import codes_and_digits
 from fedrl.wire.protocol import LARGEST_INT
@@ -41,8 +41,6 @@ from fedrl.wire.secure_sum import Invitation, SumRequest
 
 ATTEMPTS = 2
 """How often a sum of one version may begin."""
-BEFORE_MASKS = ("adverts", "shares")
-"""The phases after which it may begin again: no masked vector has been asked for."""
 
 
 class Sums:
@@ -112,7 +110,7 @@ class Sums:
             orders = {k: ordered[k] for k in members}
             plan = self._terms.plan(version, broadcast, attempt, orders)
             each = {k: AgentJob(k, jobs[k], version, broadcast, order) for k, order in orders.items()}
-            one = OneSum(self._clock, plan, attempt, self._phase_s, meter)
+            one = OneSum(self._clock, PROTOCOLS[self._terms.protocol], plan, attempt, self._phase_s, meter)
             total, why = one.run(self._invitations(plan, each, attempt))
             missing |= one.missing
             if total is not None or not one.repeatable:
@@ -120,7 +118,7 @@ class Sums:
             members = tuple(k for k in members if k not in one.missing)
         return None, (), why
 
-    def _invitations(self, plan: SumPlan, jobs: Mapping[int, AgentJob], attempt: int) -> dict[int, Invitation]:
+    def _invitations(self, plan: NetworkPlan, jobs: Mapping[int, AgentJob], attempt: int) -> dict[int, Invitation]:
         found, orders = {}, {agent: of.order for agent, of in jobs.items()}
         for agent, of in jobs.items():
             number, passed = self._passed.get(agent, (-1, {}))
@@ -139,6 +137,7 @@ class OneSum:
 
     Args:
         clock: Where messages of agents come from, and requests go.
+        protocol: How it is carried out.
         plan: The plan of the sum.
         attempt: Number of the attempt, which no other sum of the version has.
         phase_s: Seconds after which a phase ends.
@@ -146,26 +145,27 @@ class OneSum:
 
     Attributes:
         missing: Why agents were dropped, by number.
-        repeatable: Whether the sum was given up before any masked vector was asked for.
+        repeatable: Whether the sum was given up before anything was asked for that depends on a vector.
     """
 
     def __init__(
         self,
         clock: Listening,
-        plan: SumPlan,
+        protocol: NetworkProtocol,
+        plan: NetworkPlan,
         attempt: int,
         phase_s: float,
         meter: CostMeter,
     ) -> None:
         self._clock, self._plan, self._attempt, self._phase_s, self._meter = clock, plan, attempt, phase_s, meter
-        self._machine = SumCoordinator(plan)
+        self._protocol, self._machine = protocol, protocol.coordinator(plan)
         self._last: dict[int, bytes] = {}  # the last message of each agent, which may come again
         self.missing: dict[int, str] = {}
         self.repeatable = False
 
     @property
     def included(self) -> tuple[int, ...]:
-        """The agents whose vectors are in the sum, once their phase is closed."""
+        """The agents whose vectors are in the sum, once that is known."""
         return self._machine.included
 
     def run(self, invitations: Mapping[int, Invitation]) -> tuple[np.ndarray | None, str]:
@@ -177,19 +177,22 @@ class OneSum:
             phase = machine.phase
             self._exchange(asked, phase)
             try:
-                if phase == "opening":
+                if machine.complete:
                     for wrong in machine.faults:
                         self._clock.tell_sum(wrong)
                     with self._meter.timed(phase, "coordinator_s"):
                         return signed(machine.total(cores())), ""
                 with self._meter.timed(phase, "coordinator_s"):
-                    shown = machine.close()
+                    shown, encoded = machine.close(), self._protocol.encoded
                     asked = {
                         agent: SumRequest(jobs[agent], self._attempt, encoded(message, plan))
                         for agent, message in shown.items()
                     }
+                # Whoever has answered and is out all the same: known once it is known who is in.
+                for agent in set(plan.members if machine.included else ()) - {*machine.included, *self.missing}:
+                    self._drop(agent, phase, "it and another agent don't have each other's messages")
             except SecureSumError as fault:
-                self.repeatable = phase in BEFORE_MASKS and isinstance(fault, TooFewAgentsError)
+                self.repeatable = phase in machine.repeatable and isinstance(fault, TooFewAgentsError)
                 return None, str(fault)
 
     def _exchange(self, asked: Mapping[int, Invitation | SumRequest], phase: str) -> None:
@@ -231,7 +234,7 @@ class OneSum:
             return True
         self._meter.came(phase, news.agent, len(news.content))
         try:
-            self._machine.receive(news.agent, decoded(news.content, self._plan))
+            self._machine.receive(news.agent, self._protocol.decoded(news.content, self._plan))
             self._last[news.agent] = news.content
         except (WireError, SecureSumError) as fault:
             self._drop(news.agent, phase, f"its message is refused: {fault}")

@@ -15,9 +15,7 @@ https://doi.org/10.1145/3133956.3133982
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -42,6 +40,7 @@ from fedrl.secure.messages import (
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import as_ring
 from fedrl.secure.shares import commitment, split
+from fedrl.secure.steps import ENDED, Steps
 from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
@@ -53,8 +52,6 @@ from fedrl.secure.transcript import (
     share_purpose,
     survivors_text,
 )
-
-ENDED = "it has ended its part in this sum"
 
 
 class SumAgent:
@@ -79,7 +76,7 @@ class SumAgent:
         identity.enter(plan.context)
         self.plan, self._identity, self._threads = plan, identity, threads
         self._near = plan.neighbours[self.agent]
-        self._state = "advert"
+        self._step = Steps(self.agent, "advert", self._forget).take
         self._channel_key: Any = None
         self._mask_key: Any = None
         self._seed: bytes | None = None
@@ -87,23 +84,6 @@ class SumAgent:
         self._tag_keys: dict[int, TagKeys] = {}
         self.faults: list[str] = []
         self._held: dict[int, tuple[bytes, bytes]] = {}
-
-    @contextlib.contextmanager
-    def _step(self, name: str, following: str) -> Iterator[None]:
-        """Take one step, once: after an error the agent has ended its part."""
-        expected, self._state = self._state, ENDED
-        if expected != name:
-            self._forget()
-            raise SecureSumError(
-                f"Agent {self.agent} was asked for the step {name!r}, and its next step was {expected!r}. Each step is "
-                "taken once and in order: asked twice, an agent would give away more than the sum."
-            )
-        try:
-            yield
-        except BaseException:
-            self._forget()
-            raise
-        self._state = following
 
     def _forget(self) -> None:
         """Drop secrets and shares: nothing more is given out."""

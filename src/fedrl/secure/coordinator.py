@@ -65,6 +65,9 @@ class SumCoordinator:
         faults: Wrong shares that were left out, a sentence each.
     """
 
+    repeatable = PHASES[:2]
+    """The phases after which a sum may begin again: no masked vector has been asked for."""
+
     def __init__(self, plan: SumPlan) -> None:
         self.plan = plan
         self.phase = PHASES[0]
@@ -76,6 +79,11 @@ class SumCoordinator:
         self._sum = np.zeros(plan.size, np.uint32)
         self._adverts: dict[int, SumKeys] = {}
         self._sealed: dict[int, SealedShares] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sum is what comes next, and no further phase."""
+        return self.phase == "opening"
 
     def receive(self, sender: int, message: SumMessage) -> None:
         """Take a message.

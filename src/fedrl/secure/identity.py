@@ -1,6 +1,7 @@
 """Who is who in secure sums: long-lived X25519 keys, which agents know from elsewhere than the coordinator.
 
-    own key, key of the other one --X25519, HKDF-SHA256(numbers, keys)-->  a tag key for each direction
+    own key, key of the other one --X25519, HKDF-SHA256(numbers, keys)-->  a tag key for each direction, a root
+                                                                           root --> a channel for each sum
 
 Two agents authenticate their adverts to each other by tags (`fedrl.secure.channel`) under keys that they agree on once.
 So an advert needs no signature: each neighbour checks the tag that is for it, which costs a hash. A coordinator that
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrl.core.errors import SecureSumError
-from fedrl.secure.channel import TagKeys, agreed
+from fedrl.secure.channel import Channel, TagKeys, agreed
 from fedrl.secure.extra import check_cryptography
 from fedrl.secure.masks import KEY_BYTES, derived_keys
 
@@ -74,7 +75,7 @@ class Identity:
     def __init__(self, agent: int, key: Any, directory: Directory) -> None:
         self.agent, self.directory = agent, directory
         self._key, self._public = key, key.public_key().public_bytes_raw()
-        self._pairs: dict[int, tuple[bytes, TagKeys]] = {}
+        self._pairs: dict[int, tuple[bytes, TagKeys, bytes]] = {}
         self._contexts: set[bytes] = set()
 
     def tag_keys(self, other: int) -> TagKeys:
@@ -83,20 +84,34 @@ class Identity:
         Raises:
             SecureSumError: The other one is unknown, or its key is none.
         """
+        return self._pair(other)[1]
+
+    def channel(self, other: int, purpose: bytes) -> Channel:
+        """Return this agent's end of a channel to another one, through a coordinator that can't open its boxes.
+
+        Args:
+            other: Number of the other agent.
+            purpose: What the channel is for, the same at both ends; for one purpose an agent opens one channel.
+
+        Raises:
+            SecureSumError: The other one is unknown, or its key is none.
+        """
+        return Channel(self._pair(other)[2], purpose, self.agent < other)
+
+    def _pair(self, other: int) -> tuple[bytes, TagKeys, bytes]:
         public = self.directory.key(other)
-        before, keys = self._pairs.get(other, (b"", None))
-        if keys is None or before != public:
+        found = self._pairs.get(other)
+        if found is None or found[0] != public:
             if len(self._pairs) >= MOST_PAIRS:
                 self._pairs.clear()
-            keys = self._agreed(other, public)
-            self._pairs[other] = public, keys
-        return keys
+            found = self._pairs[other] = self._agreed(other, public)
+        return found
 
-    def _agreed(self, other: int, public: bytes) -> TagKeys:
+    def _agreed(self, other: int, public: bytes) -> tuple[bytes, TagKeys, bytes]:
         ends = sorted(((self.agent, self._public), (other, public)))
         purpose = b"agents" + b"".join(struct.pack("<I", agent) + key for agent, key in ends)
-        keys = derived_keys(agreed(self._key, public, f"key of agent {other}"), purpose, 2)
-        return TagKeys(*(keys if self.agent < other else reversed(keys)))
+        *keys, root = derived_keys(agreed(self._key, public, f"key of agent {other}"), purpose, 3)
+        return public, TagKeys(*(keys if self.agent < other else reversed(keys))), root
 
     def enter(self, context: bytes) -> None:
         """Note that the agent takes part in a sum, once.

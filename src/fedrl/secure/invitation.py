@@ -15,17 +15,17 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from fedrl.core.errors import SecureSumError
-from fedrl.secure.channel import TAG
 from fedrl.secure.credential import MOST_BYTES
-from fedrl.secure.graph import default_degree
-from fedrl.secure.messages import BOX, COUNT, HASH, HEAD, KEY_PARTS
+from fedrl.secure.messages import COUNT
 from fedrl.secure.orders import ORDER, JobOrder, check_orders, orders_digest, packed_orders
-from fedrl.secure.plan import SumPlan, context_of, sum_plan
-from fedrl.secure.ring import WORD
+from fedrl.secure.plan import context_of
+from fedrl.secure.protocols import PROTOCOLS, NetworkPlan
 from fedrl.wire.secure_sum import Invitation
 
 ENTRY = struct.Struct("<IH")
 """Number of an agent, and the bytes of its credential, which follow."""
+MOST_REQUEST = 1 << 22
+"""The largest invitation in bytes, whatever number of agents the coordinator says that there are."""
 
 
 class Terms(NamedTuple):
@@ -39,6 +39,7 @@ class Terms(NamedTuple):
         minimum: The least number of vectors in a sum.
         verified: Whether agents compare which sets of agents they were shown.
         weights: The weight that the aggregator gives to an agent with 1, 2, ... local steps, up to the most of a job.
+        protocol: Name of the protocol, one of `fedrl.secure.protocols.PROTOCOLS`.
     """
 
     run: str
@@ -48,8 +49,9 @@ class Terms(NamedTuple):
     minimum: int
     verified: bool
     weights: tuple[float, ...]
+    protocol: str = "masks"
 
-    def plan(self, version: int, broadcast: str, attempt: int, orders: Mapping[int, JobOrder]) -> SumPlan:
+    def plan(self, version: int, broadcast: str, attempt: int, orders: Mapping[int, JobOrder]) -> NetworkPlan:
         """Return the plan of a sum with the usual degree and threshold.
 
         Args:
@@ -64,7 +66,27 @@ class Terms(NamedTuple):
         """
         digests = bytes.fromhex(self.federation), bytes.fromhex(broadcast)
         context = context_of(self.run, version, *digests, attempt, orders=orders_digest(orders))
-        return sum_plan(context, tuple(sorted(orders)), self.entries, minimum=self.minimum, verified=self.verified)
+        members = tuple(sorted(orders))
+        return PROTOCOLS[self.protocol].plan(context, members, self.entries, self.minimum, self.verified)
+
+    def largest_reply(self) -> int:
+        """Return the largest message of an agent in a sum, or before it about its key, in bytes.
+
+        >>> Terms("", 10, "", 10_000, 2, True, ()).largest_reply(), Terms("", 10, "", 10, 2, True, ()).largest_reply()
+        (40017, 4096)
+        """
+        return max(PROTOCOLS[self.protocol].largest(self.entries, self.agents)[0], MOST_BYTES)
+
+    def largest_request(self) -> int:
+        """Return the largest message to an agent in a sum, in bytes: an invitation, or what follows it.
+
+        An agent has the number of entries from its own federation, and the number of agents from the coordinator.
+        """
+        protocol = PROTOCOLS[self.protocol]
+        rows = COUNT.size + (COUNT.size + ORDER.size) * self.agents
+        credentials = rows + (protocol.near(self.agents) + 1) * (ENTRY.size + MOST_BYTES)
+        of_agents = min(max(credentials, protocol.largest(1, self.agents)[1]), MOST_REQUEST)
+        return of_agents + protocol.largest(self.entries, 2)[1]
 
 
 class AgentJob(NamedTuple):
@@ -86,7 +108,7 @@ class AgentJob(NamedTuple):
 
 
 def invitation(
-    plan: SumPlan,
+    plan: NetworkPlan,
     terms: Terms,
     of: AgentJob,
     attempt: int,
@@ -113,14 +135,15 @@ def invitation(
         degree=plan.degree,
         threshold=plan.threshold,
         minimum=plan.minimum,
-        verified=plan.verified,
+        verified=terms.verified,
         federation=terms.federation,
         broadcast=of.broadcast,
+        protocol=terms.protocol,
         content=b"".join([members, packed_orders(orders), *rows]),
     )
 
 
-def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
+def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> NetworkPlan:
     """Return the plan of a sum to which an agent is invited, as the agent makes it itself.
 
     Args:
@@ -138,6 +161,7 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
         ("federation", terms.federation, given.federation),
         ("broadcast", mine.broadcast, given.broadcast),
         ("number of entries", terms.entries, given.entries),
+        ("protocol", terms.protocol, given.protocol),
     ):
         if here != there:
             raise _differs(what, here, there)
@@ -203,23 +227,3 @@ def _read(data: bytes, agents: int) -> tuple[dict[int, JobOrder], dict[int, byte
             raise SecureSumError(f"An invitation has a credential of agent {agent} twice, of nobody, or cut off.")
         found[agent] = data[at - size : at]
     return orders, found
-
-
-def largest_reply(entries: int, agents: int) -> int:
-    """Return the largest message of an agent in a sum, or before it about its key, in bytes.
-
-    >>> largest_reply(10_000, 10), largest_reply(10, 10)
-    (40017, 4096)
-    """
-    holders = default_degree(max(agents, 2)) + 1
-    shares = HEAD.size + 3 * COUNT.size + holders * (COUNT.size + BOX) + holders * (COUNT.size + 2 * HASH)
-    return max(HEAD.size + COUNT.size + entries * WORD.itemsize, shares, MOST_BYTES)
-
-
-def largest_request(agents: int) -> int:
-    """Return the largest message to an agent in a sum, in bytes: an invitation with all credentials, or adverts."""
-    near = default_degree(max(agents, 2))
-    credentials = COUNT.size + (COUNT.size + ORDER.size) * agents + near * (ENTRY.size + MOST_BYTES)
-    of_one = 2 * COUNT.size + sum(KEY_PARTS) + TAG
-    adverts = HEAD.size + 2 * COUNT.size + -(-agents // 8) + near * of_one
-    return max(credentials, adverts)

@@ -1,8 +1,11 @@
 """An agent's part in the secure sums of a run: each step once, each message again as the same bytes.
 
-    Invitation --compared with what the agent knows--> SumAgent --> SumReply with its keys
-    SumRequest --> the next step of SumAgent --> SumReply          a note on disk before the masked vector
-                                            +--> Declined          something is wrong: nothing further leaves
+    Invitation --compared with what the agent knows--> its end of the protocol --> SumReply, its first message
+    SumRequest --> the next step of its end --> SumReply           a note on disk before the masked vector
+                                           +--> Declined           something is wrong: nothing further leaves
+
+What is said of masked vectors holds for whatever depends on a vector and leaves: the sum of parts of `additive` and the
+ciphertexts of `ckks` (`NetworkProtocol.vectors`).
 
 A masked vector leaves once for each version of the parameters, whatever the coordinator says and however often agent or
 coordinator begin anew: two sums over vectors of one version whose members differ by one agent would give its vector.
@@ -11,18 +14,13 @@ Everything here blocks, and runs in a thread of the agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 from fedrl.core.errors import ConfigError, SecureSumError, WireError
-from fedrl.secure.agent import SumAgent
 from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
-from fedrl.secure.messages import AdvertList, Delivery, SumMessage, SurvivorList, TagList, decoded, encoded
 from fedrl.secure.orders import JobOrder
-from fedrl.secure.plan import SumPlan
+from fedrl.secure.protocols import PROTOCOLS, AgentEnd
 from fedrl.sites.memory import Kept, MaskedNote, RunMemory
 from fedrl.wire.protocol import one_line
 from fedrl.wire.secure_sum import Declined, Invitation, SumReply, SumRequest
@@ -45,10 +43,11 @@ class SiteSums:
 
     def __init__(self, number: int, terms: Terms, signer: SumSigner, authority: bytes, memory: RunMemory) -> None:
         self._number, self._terms, self._memory = number, terms, memory
-        self._known = KnownSigners(authority, terms.run)
+        self._known = KnownSigners(authority, terms.run, signer.fingerprint)
+        self._protocol, self._shared = PROTOCOLS[terms.protocol], signer.shared
         self._identity = signer.identity(number, self._known.directory)
         self.credential = signer.credential(terms.run, number)
-        self._sum: tuple[AgentJob, int, SumAgent] | None = None  # job, attempt and the agent's machine of the sum
+        self._sum: tuple[AgentJob, int, AgentEnd] | None = None  # job, attempt and the agent's end of the protocol
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
         self.faults: list[str] = []
 
@@ -67,8 +66,8 @@ class SiteSums:
             return self._last[1]
         found: SumReply | Declined
         try:
-            plan, message = self._begun(asked, kept) if isinstance(asked, Invitation) else self._step(asked, kept)
-            found = SumReply(asked.job, asked.attempt, encoded(message, plan))
+            content = self._begun(asked, kept) if isinstance(asked, Invitation) else self._step(asked, kept)
+            found = SumReply(asked.job, asked.attempt, content)
         except (SecureSumError, WireError, ConfigError) as fault:
             self._sum = None
             found = Declined(asked.job, asked.attempt, one_line(str(fault)))
@@ -84,7 +83,12 @@ class SiteSums:
         note = self._memory.masked()
         return note is not None and (note.job, note.version) == (kept.job, kept.version)
 
-    def _begun(self, invited: Invitation, kept: Kept) -> tuple[SumPlan, SumMessage]:
+    @property
+    def largest_request(self) -> int:
+        """The largest message to the agent in a sum, in bytes."""
+        return self._terms.largest_request()
+
+    def _begun(self, invited: Invitation, kept: Kept) -> bytes:
         self._check_unmasked(kept)
         mine = self._job_of(kept)
         plan = accepted(invited, self._terms, mine)
@@ -94,11 +98,11 @@ class SiteSums:
         for agent in (self._number, *plan.neighbours[self._number]):
             if agent not in self._known:
                 raise SecureSumError(f"The invitation came without a credential of agent {agent}, whose key is needed.")
-        machine = SumAgent(self._identity, plan)
-        self._sum = mine, invited.attempt, machine
-        return plan, machine.advert()
+        end = self._protocol.agent(self._identity, plan, self._shared)
+        self._sum = mine, invited.attempt, end
+        return self._leaving(end, end.begin(_values(kept)), kept)
 
-    def _step(self, asked: SumRequest, kept: Kept) -> tuple[SumPlan, SumMessage]:
+    def _step(self, asked: SumRequest, kept: Kept) -> bytes:
         if self._sum is None or (self._sum[0].job, self._sum[1]) != (asked.job, asked.attempt):
             raise SecureSumError(
                 f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and takes no part in "
@@ -110,25 +114,17 @@ class SiteSums:
                 f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and has done job "
                 f"{kept.job} of version {kept.version} since: a vector is added in the sum of its own job alone."
             )
-        machine = self._sum[2]
-        shown = decoded(asked.content, machine.plan)
-        steps: dict[type[Any], Callable[[Any], SumMessage]] = {
-            AdvertList: machine.share,
-            Delivery: lambda delivery: self._masked(machine, delivery, kept),
-            SurvivorList: machine.agree if machine.plan.verified else machine.open,
-            TagList: machine.open,
-        }
-        if type(shown) not in steps:
-            raise SecureSumError(f"The coordinator sent a {type(shown).__name__}, which only agents send.")
-        message = steps[type(shown)](shown)
-        self.faults = machine.faults
-        return machine.plan, message
+        end = self._sum[2]
+        message = end.answer(self._protocol.decoded(asked.content, end.plan), _values(kept))
+        self.faults = end.faults
+        return self._leaving(end, message, kept)
 
-    def _masked(self, machine: SumAgent, delivery: Delivery, kept: Kept) -> SumMessage:
-        self._check_unmasked(kept)
-        masked = machine.mask(delivery, np.frombuffer(kept.vector, "<i4").astype(np.int32, copy=False))
-        self._memory.note_masked(MaskedNote(kept.job, kept.version, machine.plan.digest.hex()))
-        return masked
+    def _leaving(self, end: AgentEnd, message: object, kept: Kept) -> bytes:
+        """Return the bytes of a message; if they depend on the vector, a note of that is on the disk before."""
+        if isinstance(message, self._protocol.vectors):
+            self._check_unmasked(kept)
+            self._memory.note_masked(MaskedNote(kept.job, kept.version, end.plan.digest.hex()))
+        return self._protocol.encoded(message, end.plan)
 
     def _job_of(self, kept: Kept) -> AgentJob:
         return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), JobOrder(*kept.order))
@@ -143,3 +139,7 @@ class SiteSums:
             )
         if not kept.vector:
             raise SecureSumError(f"Agent {self._number} was asked for a sum, and its last job has no vector.")
+
+
+def _values(kept: Kept) -> np.ndarray:
+    return np.frombuffer(kept.vector, "<i4").astype(np.int32, copy=False)

@@ -8,8 +8,8 @@
                 <-----------------------  SumRequest   what the next phase shows an agent
     SumReply    ----------------------->            its answer; and so on, phase by phase
 
-Contents of `SumRequest` and `SumReply` are those of `fedrl.secure.messages`. Each comes again as the same bytes if a
-connection breaks in between.
+Contents of `SumRequest` and `SumReply` are those of the protocol (`fedrl.secure.protocols`). Each comes again as the
+same bytes if a connection breaks in between.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Invitation(NamedTuple):
         federation: Digest of the federation, 64 hexadecimal digits.
         broadcast: SHA-256 of the broadcast that all members have received, 64 hexadecimal digits.
         content: Numbers of the members, the order of each, and credentials of neighbours that are new to it.
+        protocol: Name of the protocol. Since version 1.3.
     """
 
     job: int
@@ -69,6 +70,7 @@ class Invitation(NamedTuple):
     federation: str
     broadcast: str
     content: bytes
+    protocol: str = "masks"
 
 
 class SumRequest(NamedTuple):
