@@ -155,7 +155,7 @@ class IdleAgent:
         heard = hashlib.sha256(task.content).digest()
         done = {"job": task.job, "version": task.version, "order": (task.steps, task.share)}
         self._kept = self._kept._replace(**done, vector=self._vector, broadcast=heard)
-        return JobDone(task.job, task.version)
+        return JobDone(task.job, task.version, content=self._sums.advert(task.job))
 
 
 def measured(folder: Path, agents: int, size: int, mode: str) -> dict[str, float]:

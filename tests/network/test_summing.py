@@ -119,8 +119,9 @@ def test_sums_of_all_protocols_are_the_same(certificates, tmp_path):
     same(found[0], found[2])
 
 
-PHASES = {Invitation: "adverts", AdvertList: "shares", Delivery: "masked"}
-PHASES |= {SurvivorList: "tags", TagList: "opening"}
+PHASES = {Invitation: "shares", Delivery: "masked", SurvivorList: "tags", TagList: "opening"}
+AGAIN = {Invitation: "adverts", AdvertList: "shares", Delivery: "masked", SurvivorList: "tags", TagList: "opening"}
+"""The phases of a second attempt, in which agents say new keys."""
 PARTS = {Invitation: "parts", relayed.PartDelivery: "received", relayed.IncludedAgents: "sums"}
 OPENING = {Invitation: "vectors", encrypted_ends.EncryptedTotal: "opening"}
 KINDS_OF = {"additive": (relayed.KINDS, PARTS), "ckks": (encrypted_ends.KINDS, OPENING), "masks": (KINDS, PHASES)}
@@ -130,6 +131,8 @@ SENT = ("tags", "opening")
 
 def phase_of(message, protocol="masks"):
     kinds, phases = KINDS_OF[protocol]
+    if phases is PHASES and (not isinstance(message, Invitation) or not message.adverts):
+        phases = AGAIN
     return phases[Invitation if isinstance(message, Invitation) else kinds[message.content[4]]]
 
 
@@ -239,12 +242,32 @@ def test_an_agent_that_begins_anew_in_a_phase_sends_no_second_masked_vector(cert
     with summing(federation, certificates, tmp_path, {1: at(phase, once(begin_anew))}) as sited:
         rounds = sited.rounds(3)
     assert [found.weight for found in rounds] == [5.0, 5.0 if phase in SENT else 4.0, 5.0]
-    why = "The invitation came without a credential" if phase == "adverts" else "Agent 1 was asked for its next step"
+    why = "The invitation came without a credential" if phase == "shares" else "Agent 1 was asked for its next step"
     assert rounds[1].sums["left_sums"] == 1.0
     assert [agent for agent, _ in rounds[1].rejected] == ([] if phase in SENT else [1])
     assert all(f"in the phase {phase!r}: it takes no part: {why}" in reason for _, reason in rounds[1].rejected)
     assert all(len(each) == 1 for each in masked_of(sited.agents[1]).values())
     same(replay(sited, federation, 3), params(sited.state))
+
+
+def test_an_agent_that_begins_anew_after_its_job_and_before_the_sum_takes_part_with_new_keys(certificates, tmp_path):
+    async def done_and_gone(agent, link, task):
+        if task.job != 2 or agent.behaviour.get("gone"):
+            return False
+        agent.behaviour["gone"] = True
+        await agent.say(link, JobDone(task.job, task.version, True, agent.sums.advert(task.job)))
+        return await begin_anew(agent, link, task)
+
+    async def slowly(agent, link, task):
+        await asyncio.sleep(0.7 * (task.job == 2))
+        return False
+
+    behaviour = {1: {"act": done_and_gone}, 2: {"act": slowly}}
+    with summing(masked(), certificates, tmp_path, behaviour) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [5.0] * 3
+    assert sited.agents[1].behaviour["gone"]
+    assert not any(found.rejected for found in rounds)
 
 
 @pytest.mark.parametrize("phase", PHASES.values())
@@ -332,14 +355,15 @@ def others(phase, act, agents=(1, 2)):
     return {k: at(phase, act) for k in agents}
 
 
-@pytest.mark.parametrize("phase", ["adverts", "shares"])
-def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certificates, tmp_path, phase):
+def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certificates, tmp_path):
     federation = masked(minimum=2, phase_s=2.0)
-    with summing(federation, certificates, tmp_path, others(phase, stay_silent, (1, 2, 3))) as sited:
+    with summing(federation, certificates, tmp_path, others("shares", stay_silent, (1, 2, 3))) as sited:
         rounds = sited.rounds(3)
     assert [found.weight for found in rounds] == [5.0, 2.0, 5.0]
     assert not rounds[1].skipped
     assert invited(sited.agents[0]) == [1, 2, 2, 3]
+    told = [message for message in sited.agents[0].told if isinstance(message, Invitation) and message.job == 2]
+    assert [bool(message.adverts) for message in told] == [True, False]  # keys are for one attempt
     same(replay(sited, federation, 3), params(sited.state))
 
 
@@ -543,7 +567,7 @@ def test_a_coordinator_that_ends_in_a_sum_gets_no_second_masked_vector_of_the_ve
     result = coordinate(SUMMED, tmp_path / "run", transport, world.address, **given)
     records = [json.loads(line) for line in (result.folder / "records.jsonl").read_text().splitlines()]
     skipped = [record["round"] for record in records if record.get("skipped")]
-    assert skipped == ([] if phase in ("adverts", "shares") else [3])
+    assert skipped == ([] if phase == "shares" else [3])
     for agent in world.agents:
         assert all(len(each) == 1 for each in masked_of(agent).values())
         assert len(set(agent.trained)) == len(agent.trained) == 5

@@ -109,7 +109,7 @@ def hiding(protocol):
 def test_encrypted_sums_need_the_key_that_all_agents_share_and_other_sums_none(tmp_path):
     make_key_file(tmp_path / "shared.key")
     named, ckks = 'encryption_key = "shared.key"\n', hiding('protocol = "ckks"')
-    assert built(tmp_path, named, federation=ckks).shared.content == (tmp_path / "shared.key").read_bytes()
+    assert built(tmp_path, named, federation=ckks).encryption_key.content == (tmp_path / "shared.key").read_bytes()
     with pytest.raises(ConfigError, match="encrypts updates with a key that all agents share, and this site has none"):
         built(tmp_path, federation=ckks)
     for federation in ("", hiding('protocol = "masks"')):

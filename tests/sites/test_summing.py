@@ -1,5 +1,6 @@
 """An agent in secure sums, and a coordinator that lies: the answer is a sentence, never a second masked vector."""
 
+import hashlib
 import re
 import struct
 
@@ -7,12 +8,15 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import SecureSumError
+from fedrl.secure.channel import Channel, agreed
 from fedrl.secure.ckks import new_encryption_key
 from fedrl.secure.credential import KnownSigners, SumSigner
+from fedrl.secure.fresh_keys import FreshKeys, advert_of
 from fedrl.secure.invitation import AgentJob, Terms, invitation
-from fedrl.secure.messages import AdvertList, MaskedValues, OpenedShares, decoded, encoded
+from fedrl.secure.messages import Advert, AdvertList, Delivery, MaskedValues, OpenedShares, decoded, encoded
 from fedrl.secure.orders import ORDER, JobOrder, check_orders, packed_orders
 from fedrl.secure.protocols import PROTOCOLS
+from fedrl.secure.transcript import channel_purpose, set_digest
 from fedrl.sites.memory import Kept, RunMemory
 from fedrl.sites.summing import SiteSums
 from fedrl.wire.secure_sum import Declined, SumReply, SumRequest
@@ -160,11 +164,16 @@ def test_agents_that_were_sent_other_parameters_do_not_add(hub):
     adverts = [decoded(hub.sites[k].reply(asked[k]).content, hub.plan) for k in range(4)]
     reply = hub.sites[4].reply(hub.invitation(4, broadcast=other))
     adverts.append(decoded(reply.content, TERMS.plan(7, other, 0, orders_of())))
-    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts[1:])
-    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts[1:]), tags)
-    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, hub.plan)))
+    boxes_of = {}
+    for k in range(AGENTS):
+        plan = hub.plan if k < 4 else TERMS.plan(7, other, 0, orders_of())
+        others = tuple(advert.keys for advert in adverts if advert.agent != k)
+        reply = hub.sites[k].reply(SumRequest(1, 0, encoded(AdvertList(tuple(range(AGENTS)), others), plan)))
+        boxes_of[k] = dict(decoded(reply.content, plan).boxes)
+    delivery = Delivery(tuple(range(AGENTS)), tuple((k, boxes_of[k][0]) for k in range(1, AGENTS)))
+    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(delivery, hub.plan)))
     assert isinstance(reply, Declined)
-    assert "The tag of the advert of agent 4 is wrong" in reply.reason
+    assert "The box from agent 4 to agent 0 does not open: it was replaced, or both were shown" in reply.reason
 
 
 ONE = [0.0, 0.0, 0.0, 1.0, 0.0]
@@ -202,11 +211,19 @@ def test_a_coordinator_that_shows_each_agent_other_orders_has_no_adverts_for_the
     other = hub.sites[0].reply(hub.invitation(0, orders=own))
     assert isinstance(other, SumReply)
     adverts = [decoded(reply.content, hub.plan) for reply in replies.values()]
-    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts)
-    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts), tags)
-    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, TERMS.plan(7, HEARD.hex(), 0, own))))
+    plan, boxes = TERMS.plan(7, HEARD.hex(), 0, own), []
+    for k in (1, 2, 3, 4):
+        shown = tuple(advert.keys for advert in adverts if advert.agent != k)
+        shown = tuple(sorted((*shown, decoded(other.content, plan).keys)))
+        reply = hub.sites[k].reply(SumRequest(1, 0, encoded(AdvertList(tuple(range(AGENTS)), shown), hub.plan)))
+        boxes.append((k, dict(decoded(reply.content, hub.plan).boxes)[0]))
+    for shown in (
+        AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts)),
+        Delivery(tuple(range(AGENTS)), tuple(boxes)),
+    ):
+        reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, plan)))
     assert isinstance(reply, Declined)
-    assert "The tag of the advert of agent 1 is wrong" in reply.reason
+    assert "The box from agent 1 to agent 0 does not open: it was replaced, or both were shown" in reply.reason
 
 
 @pytest.mark.parametrize(
@@ -449,3 +466,79 @@ def test_agents_with_different_keys_of_encrypted_sums_take_no_part(tmp_path, cer
     without = SumSigner(credentials(certificates[0], "site-1")).credential(RUN, 1)
     hub.known._seen[1] = without
     assert f"{said} this agent, or one of both has none" in hub.sites[2].reply(hub.invitation(2)).reason
+
+
+def said(hub):
+    """Invitations with the keys that agents have said when their jobs were done, and the coordinator that has them."""
+    plan = hub.plan = hub.terms.plan(7, HEARD.hex(), 0, orders_of())
+    hub.machine, hub.job, hub.attempt = hub.protocol.coordinator(plan), 1, 0
+    contents = {site.number: site.sums.advert(1) for site in hub.sites}
+    for k, content in contents.items():
+        hub.machine.receive(k, Advert(advert_of(k, content)))
+    shown = {k: encoded(message, plan) for k, message in hub.machine.close().items()}
+    return {k: with_keys(hub.invitation(k), shown[k], contents[k]) for k in contents}
+
+
+def with_keys(invited, shown, own):
+    return invited._replace(content=invited.content + shown, adverts=len(shown), own=hashlib.sha256(own).hexdigest())
+
+
+def test_keys_that_were_said_when_a_job_was_done_save_a_phase(hub):
+    asked, phases = said(hub), 0
+    assert hub.sites[0].sums.advert(1) == hub.sites[0].sums.advert(1) != hub.sites[1].sums.advert(1)
+    while asked is not None:
+        assert max(len(message.content) for message in asked.values()) <= hub.sites[0].sums.largest_request
+        asked, phases = hub.phase(asked), phases + 1
+    assert phases == 4
+    np.testing.assert_array_equal(hub.machine.total().view(np.int32), VALUES.sum(axis=0))
+
+
+def test_keys_are_used_in_one_attempt(hub):
+    asked = said(hub)
+    first = hub.sites[0].reply(asked[0])
+    assert isinstance(first, SumReply)
+    again = hub.sites[0].reply(asked[0]._replace(attempt=1))
+    assert isinstance(again, Declined)
+    assert "The keys of agent 0 were used in a sum before" in again.reason
+    keys = []
+    for attempt in (2, 3):
+        plan = hub.terms.plan(7, HEARD.hex(), attempt, orders_of())
+        keys.append(decoded(hub.sites[0].reply(hub.invitation(0, attempt=attempt)).content, plan))
+    public = [advert.keys[1:] for advert in keys] + [advert_of(0, hub.sites[0].sums.advert(1))[1:]]
+    assert len({key for each in public for key in each}) == 9
+
+
+def test_keys_of_an_earlier_process_or_job_are_declined(hub):
+    asked = said(hub)
+    again = hub.sites[0].restarted()
+    reply = again.reply(asked[0])
+    assert isinstance(reply, Declined)
+    assert "invited with keys that it does not have: it has begun anew since it said them" in reply.reason
+    again.sums.advert(1)  # others than the coordinator has
+    assert "invited with keys that it does not have" in again.reply(asked[0]._replace(attempt=1)).reason
+    hub.sites[1].sums.advert(2)
+    assert "invited with keys that it does not have" in hub.sites[1].reply(asked[1]).reason
+
+
+def test_a_coordinator_that_puts_keys_of_its_own_in_place_of_an_agents_reads_no_share_and_gets_no_vector(hub):
+    """It knows the channel key, and not the root on which both agents agree by their certified keys."""
+    plan = hub.plan = hub.terms.plan(7, HEARD.hex(), 0, orders_of())
+    contents = {site.number: site.sums.advert(1) for site in hub.sites}
+    own = FreshKeys(1)
+    adverts = {k: advert_of(k, content) for k, content in contents.items()} | {1: own.public}
+    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[k] for k in range(1, AGENTS)))
+    reply = hub.sites[0].reply(with_keys(hub.invitation(0), encoded(shown, plan), contents[0]))
+    box = dict(decoded(reply.content, plan).boxes)[1]
+    secret = agreed(own.take()[0], adverts[0].channel_key, "key")
+    purpose = channel_purpose(plan, adverts[0], own.public)
+    bound = set_digest(plan.digest, tuple(range(AGENTS)))
+    for root in (b"", bytes(32)):
+        assert Channel(secret + root, purpose, False).open(box, bound) is None
+    root = hub.sites[1].sums._identity
+    hub.sites[1].sums._known.add(0, hub.sites[0].sums.credential)
+    assert Channel(secret + root.root(0), purpose, False).open(box, bound) is not None  # with the root it could
+    forged = Channel(secret, purpose, False).seal(bytes(64), bound)
+    boxes = tuple((k, forged) for k in range(1, AGENTS))
+    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(Delivery(tuple(range(AGENTS)), boxes), plan)))
+    assert isinstance(reply, Declined)
+    assert "The box from agent 1 to agent 0 does not open" in reply.reason

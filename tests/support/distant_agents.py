@@ -148,7 +148,8 @@ class DistantAgent:
         if found.failed:
             await self.say(link, Failed(task.job, found.failed))
         elif self.half.vectors:
-            await self.say(link, JobDone(task.job, task.version, found.vector is not None))
+            fits = found.vector is not None
+            await self.say(link, JobDone(task.job, task.version, fits, self.sums.advert(task.job) if fits else b""))
         elif self.bids is not None:
             await self.say(link, Bid(task.job, task.version, found.bid))
         else:

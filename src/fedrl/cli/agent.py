@@ -116,7 +116,7 @@ def serve(site: Site, out: TextIO, as_json: bool) -> None:
         notice=notice,
         options=site.options,
         bids=site.bids,
-        shared=site.shared,
+        encryption_key=site.encryption_key,
     )
     end, number = asyncio.run(until_signalled(agent))
     leave(end, number)

@@ -81,7 +81,7 @@ def check_protocol(summation: Summation) -> None:
         )
 
 
-def check_shared(federation: Federation, given: bool) -> None:
+def check_encryption_key(federation: Federation, given: bool) -> None:
     """Refuse encrypted sums without the key that agents share, and the key where nothing is encrypted with it.
 
     Args:
@@ -107,20 +107,20 @@ def check_shared(federation: Federation, given: bool) -> None:
 
 
 def signer_of(
-    federation: Federation, transport: Transport, shared: EncryptionKey | None = None
+    federation: Federation, transport: Transport, encryption_key: EncryptionKey | None = None
 ) -> tuple[SumSigner, bytes] | None:
     """Return a site's key for secure sums and its certificate of the authority; None if updates are not hidden in sums.
 
     Args:
         federation: Federation of the site.
         transport: How to reach the coordinator.
-        shared: The key that all agents share in encrypted sums; None for other protocols.
+        encryption_key: The key that all agents share in encrypted sums; None for other protocols.
 
     Raises:
         UnsoundError: The protocol of the summation does not go over a network.
-        ConfigError: The transport authenticates nobody, its certificates can't be read, or the shared key is missing,
-            or not needed.
+        ConfigError: The transport authenticates nobody, its certificates can't be read, or the key of encrypted sums is
+            missing, or not needed.
     """
     found = certified(federation, transport)
-    check_shared(federation, shared is not None)
-    return None if found is None else (SumSigner(found, shared), found.ca)
+    check_encryption_key(federation, encryption_key is not None)
+    return None if found is None else (SumSigner(found, encryption_key), found.ca)

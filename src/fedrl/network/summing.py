@@ -1,6 +1,6 @@
 """Secure sums with agents at other sites: one coordinator's end of a protocol, phase by phase, in the loop's thread.
 
-    jobs done --Invitation--> masks:     adverts --> shares --> masked vectors --> tags --> opened shares --> sum
+    jobs done --Invitation--> masks:     (adverts) --> shares --> masked vectors --> tags --> opened shares --> sum
                               additive:  parts --> received --> sums --> sum
                               ckks:      vectors --> opening, by one agent after the other, until one answers --> sum
                                      |  a phase ends when all have answered, or `phase_s` seconds after it began
@@ -28,10 +28,13 @@ from fedrl.engines.executors.records import OpenedUpdates
 from fedrl.engines.inbox import Inbox, PartialSums
 from fedrl.engines.secure_sums import cost_of
 from fedrl.engines.state import Rejection
+from fedrl.network.clock import RealClock
 from fedrl.network.listening import Listening
 from fedrl.network.news import DECLINED, REPLY, AgentNews
 from fedrl.secure.drive import CostMeter
+from fedrl.secure.fresh_keys import ADVERT_BYTES, advert_of
 from fedrl.secure.invitation import AgentJob, Terms, invitation
+from fedrl.secure.messages import Advert
 from fedrl.secure.orders import JobOrder
 from fedrl.secure.protocols import PROTOCOLS, NetworkPlan, NetworkProtocol
 from fedrl.secure.ring import signed
@@ -53,13 +56,15 @@ class Sums:
         phase_s: Seconds after which a phase ends.
     """
 
-    def __init__(self, clock: Listening, terms: Terms, codes: int, phase_s: float) -> None:
+    def __init__(self, clock: RealClock, terms: Terms, codes: int, phase_s: float) -> None:
         signers = clock.bridge.signers
         assert signers is not None
         self._clock, self._terms, self._phase_s, self._signers = clock, terms, phase_s, signers
         self._codes = codes
         self._passed: dict[int, tuple[int, dict[int, bytes]]] = {}  # connection, and the credentials sent on it
         self._heard = (-1, "")
+        self._said: dict[int, tuple[int, bytes]] = {}  # job, and the keys that an agent has said when it was done
+        clock.said_again = self._said_again
 
     def heard(self, version: int, broadcast: bytes) -> None:
         """Note the broadcast of a version, which agents compare with what they have received."""
@@ -70,7 +75,17 @@ class Sums:
         """Return why the job of an agent counts as rejected, which says that it is done; "" if it may be summed."""
         if news.version != ordered:
             return f"it has trained from version {news.version}, and {ordered} was sent"
-        return "" if news.fits else "its update is not finite, or beyond the grid of the sum"
+        if not news.fits:
+            return "its update is not finite, or beyond the grid of the sum"
+        if news.content and len(news.content) != ADVERT_BYTES:
+            return f"it has said {len(news.content)} bytes of keys for the sum, and {ADVERT_BYTES} were due"
+        self._said[news.agent] = news.job, news.content
+        return ""
+
+    def _said_again(self, news: AgentNews) -> None:
+        """Take the keys of an agent that has begun anew before its sum began: it does not have those before."""
+        if self._said.get(news.agent, (0, b""))[0] == news.job and len(news.content) == ADVERT_BYTES:
+            self._said[news.agent] = news.job, news.content
 
     def open(self, inbox: Inbox) -> OpenedUpdates:
         """Carry out a secure sum over the updates of these agents, and return what was opened."""
@@ -111,14 +126,32 @@ class Sums:
             plan = self._terms.plan(version, broadcast, attempt, orders)
             each = {k: AgentJob(k, jobs[k], version, broadcast, order) for k, order in orders.items()}
             one = OneSum(self._clock, PROTOCOLS[self._terms.protocol], plan, attempt, self._phase_s, meter)
-            total, why = one.run(self._invitations(plan, each, attempt))
+            said = self._taken(jobs, members)
+            shown = one.advertised(said)
+            total, why = one.run(self._invitations(plan, each, attempt, said, shown))
             missing |= one.missing
             if total is not None or not one.repeatable:
                 return total, one.included if total is not None else (), why
             members = tuple(k for k in members if k not in one.missing)
         return None, (), why
 
-    def _invitations(self, plan: NetworkPlan, jobs: Mapping[int, AgentJob], attempt: int) -> dict[int, Invitation]:
+    def _taken(self, jobs: Mapping[int, int], members: tuple[int, ...]) -> dict[int, bytes]:
+        """Return the keys that members have said, and forget them; nothing if one of them has said none.
+
+        They are for one attempt: masks of two would be equal. In a further one members say new ones.
+        """
+        said = {agent: self._said.pop(agent, (0, b"")) for agent in members}
+        found = {agent: content for agent, (job, content) in said.items() if job == jobs[agent] and content}
+        return found if len(found) == len(members) else {}
+
+    def _invitations(
+        self,
+        plan: NetworkPlan,
+        jobs: Mapping[int, AgentJob],
+        attempt: int,
+        said: Mapping[int, bytes],
+        shown: Mapping[int, bytes],
+    ) -> dict[int, Invitation]:
         found, orders = {}, {agent: of.order for agent, of in jobs.items()}
         for agent, of in jobs.items():
             number, passed = self._passed.get(agent, (-1, {}))
@@ -128,7 +161,8 @@ class Sums:
             near = {k: self._signers.credential(k) for k in (agent, *plan.neighbours[agent])}
             new = {k: data for k, data in near.items() if passed.get(k) != data}
             passed |= new
-            found[agent] = invitation(plan, self._terms, of, attempt, new, orders)
+            keys = shown.get(agent, b""), said.get(agent, b"")
+            found[agent] = invitation(plan, self._terms, of, attempt, new, orders, *keys)
         return found
 
 
@@ -167,6 +201,17 @@ class OneSum:
     def included(self) -> tuple[int, ...]:
         """The agents whose vectors are in the sum, once that is known."""
         return self._machine.included
+
+    def advertised(self, said: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take the keys that all members have said, and return what each is shown of them; nothing for none."""
+        machine, plan = self._machine, self._plan
+        if not said:
+            return {}
+        for agent, content in said.items():
+            machine.receive(agent, Advert(advert_of(agent, content)))
+            self._meter.sent[agent] += len(content)
+            self._meter.add(machine.phase, up_bytes=len(content))
+        return {agent: self._protocol.encoded(message, plan) for agent, message in machine.close().items()}
 
     def run(self, invitations: Mapping[int, Invitation]) -> tuple[np.ndarray | None, str]:
         """Carry out the sum; return it, or None and why it stayed hidden."""

@@ -71,13 +71,13 @@ class SumSigner:
 
     Args:
         credentials: The certificate of the agent, and its key.
-        shared: The key that all agents share in encrypted sums; None for other protocols.
+        encryption_key: The key that all agents share in encrypted sums; None for other protocols.
 
     Raises:
         ConfigError: The certificate or its key can't be read.
     """
 
-    def __init__(self, credentials: Credentials, shared: EncryptionKey | None = None) -> None:
+    def __init__(self, credentials: Credentials, encryption_key: EncryptionKey | None = None) -> None:
         check_cryptography()
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
@@ -90,12 +90,12 @@ class SumSigner:
             raise ConfigError("The certificate or the key of this agent can't be read. Copy both again.") from fault
         self._certificate, self._name = _der(certificate), common_name(certificate.subject)
         self._key: Any = X25519PrivateKey.generate()
-        self.shared = shared
+        self.encryption_key = encryption_key
 
     @property
     def fingerprint(self) -> bytes:
         """The fingerprint of the key of encrypted sums; empty without one."""
-        return b"" if self.shared is None else self.shared.fingerprint
+        return b"" if self.encryption_key is None else self.encryption_key.fingerprint
 
     def __repr__(self) -> str:
         return "SumSigner(...)"  # never a key

@@ -9,6 +9,7 @@ with the rule of the federation, and all else with its own federation, job and b
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping
 from itertools import pairwise
@@ -85,7 +86,7 @@ class Terms(NamedTuple):
         protocol = PROTOCOLS[self.protocol]
         rows = COUNT.size + (COUNT.size + ORDER.size) * self.agents
         credentials = rows + (protocol.near(self.agents) + 1) * (ENTRY.size + MOST_BYTES)
-        of_agents = min(max(credentials, protocol.largest(1, self.agents)[1]), MOST_REQUEST)
+        of_agents = min(credentials + protocol.largest(1, self.agents)[1], MOST_REQUEST)
         return of_agents + protocol.largest(self.entries, 2)[1]
 
 
@@ -114,6 +115,8 @@ def invitation(
     attempt: int,
     credentials: Mapping[int, bytes],
     orders: Mapping[int, JobOrder],
+    adverts: bytes = b"",
+    own: bytes = b"",
 ) -> Invitation:
     """Return the invitation of an agent.
 
@@ -124,6 +127,8 @@ def invitation(
         attempt: A number that no other sum of the version has.
         credentials: Credentials of neighbours that this connection has not had yet, by number.
         orders: The order of each member.
+        adverts: The message with the keys of neighbours, if all members have said theirs; else empty.
+        own: The keys that the agent has said, if so.
     """
     members = COUNT.pack(len(plan.members)) + struct.pack(f"<{len(plan.members)}I", *plan.members)
     rows = [ENTRY.pack(agent, len(data)) + data for agent, data in sorted(credentials.items())]
@@ -139,7 +144,9 @@ def invitation(
         federation=terms.federation,
         broadcast=of.broadcast,
         protocol=terms.protocol,
-        content=b"".join([members, packed_orders(orders), *rows]),
+        adverts=len(adverts),
+        own=hashlib.sha256(own).hexdigest() if adverts else "",
+        content=b"".join([members, packed_orders(orders), *rows, adverts]),
     )
 
 
@@ -167,6 +174,8 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> NetworkPlan:
             raise _differs(what, here, there)
     if given.minimum < terms.minimum:
         raise _differs("minimum of agents", f"{terms.minimum} or more", given.minimum)
+    if given.adverts > len(given.content):
+        raise SecureSumError(f"An invitation announces {given.adverts} bytes of keys, and was cut off.")
     if terms.verified and not given.verified:
         raise _differs("comparison of survivors (verified)", terms.verified, given.verified)
     if mine.agent not in orders or len(orders) < given.minimum:
@@ -204,7 +213,7 @@ def contents(given: Invitation, agents: int) -> tuple[dict[int, JobOrder], dict[
         SecureSumError: They are none.
     """
     try:
-        return _read(given.content, agents)
+        return _read(given.content[: max(len(given.content) - given.adverts, 0)], agents)
     except struct.error as fault:
         raise SecureSumError(f"An invitation of {len(given.content)} bytes was cut off ({fault}).") from None
 

@@ -1,7 +1,7 @@
 """The messages of a secure sum, and their bytes.
 
     agent                                   coordinator
-    Advert         ---------------------->              fresh public keys, a tag for each neighbour
+    Advert         ---------------------->              fresh public keys
                    <----------------------  AdvertList  those of the neighbours, and who advertised
     SealedShares   ---------------------->              a box for each neighbour, and commitments
                    <----------------------  Delivery    the boxes from the neighbours, and who sent some
@@ -39,7 +39,7 @@ PART_BOX = KEY_BYTES + 16
 """Bytes of a box with a part of a vector (`fedrl.secure.additive`), and the tag that authenticates it."""
 HEAD = struct.Struct("<4sB8s")
 COUNT = struct.Struct("<I")
-MAGIC = b"FSS2"
+MAGIC = b"FSS3"
 
 
 class SumKeys(NamedTuple):
@@ -63,11 +63,9 @@ class Advert(NamedTuple):
 
     Attributes:
         keys: Its keys.
-        tags: For each neighbour, the tag under them that this neighbour can check.
     """
 
     keys: SumKeys
-    tags: tuple[tuple[int, bytes], ...]
 
     @property
     def agent(self) -> int:
@@ -81,12 +79,10 @@ class AdvertList(NamedTuple):
     Attributes:
         present: All agents that advertised.
         adverts: The keys of each neighbour among them.
-        tags: The tag of each that is for this agent.
     """
 
     present: tuple[int, ...]
     adverts: tuple[SumKeys, ...]
-    tags: tuple[tuple[int, bytes], ...]
 
 
 class SealedShares(NamedTuple):

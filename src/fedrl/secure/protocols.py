@@ -1,7 +1,8 @@
 """The protocols by which agents at other sites add, behind one seam: what a plan is, and what each end does.
 
     name --PROTOCOLS--> NetworkProtocol     plan: context, members, ... -> plan
-                                            agent: identity, plan, key -> AgentEnd         messages in, messages out
+                                            fresh: agent -> keys, drawn when a job is done
+                                            agent: identity, plan, key, fresh -> AgentEnd  messages in, messages out
                                             coordinator: plan -> CoordinatorEnd            likewise
                                             kinds, largest_reply, largest_request
 
@@ -21,10 +22,10 @@ from fedrl.core.errors import SecureSumError
 from fedrl.secure import encrypted_ends, messages, relayed
 from fedrl.secure.additive import AdditivePlan
 from fedrl.secure.agent import SumAgent
-from fedrl.secure.channel import TAG
 from fedrl.secure.ckks import SUM_BYTES, VECTOR_BYTES, EncryptionKey, ciphertexts_of
 from fedrl.secure.coordinator import SumCoordinator
 from fedrl.secure.encrypted import EncryptedSumPlan
+from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.graph import default_degree
 from fedrl.secure.identity import Identity
 from fedrl.secure.messages import BOX, COUNT, HASH, HEAD, KEY_PARTS, PART_BOX, AnyPlan
@@ -80,23 +81,27 @@ class NetworkProtocol:
 
     Attributes:
         plan: `(context, members, size, minimum, verified) -> plan`.
-        agent: `(identity, plan, key) -> AgentEnd`; the key is that of encrypted sums, None for other protocols.
+        agent: `(identity, plan, key, fresh) -> AgentEnd`; the key is that of encrypted sums, None for other protocols;
+            `fresh` are the keys that the agent has advertised, None for none.
         coordinator: `plan -> CoordinatorEnd`.
         kinds: The kinds of its messages.
         vectors: Those with which something leaves that depends on a vector: one of a version, noted on disk before.
         near: `agents -> ` the largest number of others whose keys an agent needs.
         largest: `(entries, agents) -> ` the largest message of an agent and to an agent, in bytes.
         has_key: Whether agents share a key that the coordinator lacks.
+        advertises: Whether agents draw keys before they are invited, so that the first phase is over with the message
+            that a job is done: `FreshKeys`.
     """
 
     plan: Callable[[bytes, tuple[int, ...], int, int, bool], NetworkPlan]
-    agent: Callable[[Identity, Any, EncryptionKey | None], AgentEnd]
+    agent: Callable[[Identity, Any, EncryptionKey | None, FreshKeys | None], AgentEnd]
     coordinator: Callable[[Any], CoordinatorEnd]
     kinds: tuple[type[Any], ...]
     vectors: type[Any]
     near: Callable[[int], int]
     largest: Callable[[int, int], tuple[int, int]]
     has_key: bool = False
+    advertises: bool = False
 
     def encoded(self, message: Any, plan: AnyPlan) -> bytes:
         """Return a message as bytes."""
@@ -139,9 +144,9 @@ class StepsByMessage:
         return self._steps[type(shown)](shown, values)
 
 
-def _masking(identity: Identity, plan: SumPlan, key: EncryptionKey | None) -> AgentEnd:
+def _masking(identity: Identity, plan: SumPlan, key: EncryptionKey | None, fresh: FreshKeys | None) -> AgentEnd:
     del key
-    machine = SumAgent(identity, plan)
+    machine = SumAgent(identity, plan, keys=fresh)
     survivors = machine.agree if plan.verified else machine.open
     steps: dict[type[Any], Callable[[Any, np.ndarray], Any]] = {
         messages.AdvertList: lambda shown, values: machine.share(shown),
@@ -152,8 +157,8 @@ def _masking(identity: Identity, plan: SumPlan, key: EncryptionKey | None) -> Ag
     return StepsByMessage(machine, lambda values: machine.advert(), steps)
 
 
-def _splitting(identity: Identity, plan: AdditivePlan, key: EncryptionKey | None) -> AgentEnd:
-    del key
+def _splitting(identity: Identity, plan: AdditivePlan, key: EncryptionKey | None, fresh: FreshKeys | None) -> AgentEnd:
+    del key, fresh
     machine = relayed.RelayedPeer(identity, plan)
     steps: dict[type[Any], Callable[[Any, np.ndarray], Any]] = {
         relayed.PartDelivery: lambda shown, values: machine.receive(shown),
@@ -162,7 +167,10 @@ def _splitting(identity: Identity, plan: AdditivePlan, key: EncryptionKey | None
     return StepsByMessage(machine, machine.split, steps)
 
 
-def _encrypting(identity: Identity, plan: EncryptedSumPlan, key: EncryptionKey | None) -> AgentEnd:
+def _encrypting(
+    identity: Identity, plan: EncryptedSumPlan, key: EncryptionKey | None, fresh: FreshKeys | None
+) -> AgentEnd:
+    del fresh
     assert key is not None  # an agent without it is not built
     machine = encrypted_ends.EncryptingAgent(identity, plan, key)
     steps: dict[type[Any], Callable[[Any, np.ndarray], Any]] = {
@@ -182,7 +190,7 @@ def _near(agents: int) -> int:
 def _largest_of_masks(entries: int, agents: int) -> tuple[int, int]:
     near, members = _near(agents), -(-agents // 8)
     shares = HEAD.size + 3 * COUNT.size + near * (COUNT.size + BOX) + (near + 1) * (COUNT.size + 2 * HASH)
-    adverts = HEAD.size + 2 * COUNT.size + members + near * (2 * COUNT.size + sum(KEY_PARTS) + TAG)
+    adverts = HEAD.size + 2 * COUNT.size + members + near * (COUNT.size + sum(KEY_PARTS))
     return max(HEAD.size + COUNT.size + entries * WORD.itemsize, shares), adverts
 
 
@@ -207,6 +215,7 @@ PROTOCOLS = {
         messages.MaskedValues,
         _near,
         _largest_of_masks,
+        advertises=True,
     ),
     "additive": NetworkProtocol(
         lambda context, members, size, minimum, verified: AdditivePlan(context, members, size, minimum),

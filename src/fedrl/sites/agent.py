@@ -93,11 +93,11 @@ class SiteAgent:
         options: Options of the executor, such as `workers` for environments on the host.
         bids: Reports that an agent says in a bid before its update, `UploadBudget.requested` of the experiment's upload
             budget; None without a budget.
-        shared: The key that all agents share and the coordinator lacks, for sums with protocol "ckks"; else None.
+        encryption_key: The key that all agents share and the coordinator lacks, for sums with protocol "ckks".
 
     Raises:
         ConfigError: The federation would let out what `may_leave` does not allow, hides updates in sums and the
-            transport has no certificates for that, or `shared` is missing or not needed.
+            transport has no certificates for that, or `encryption_key` is missing or not needed.
         UnsoundError: It hides updates in sums by a protocol that does not go over a network.
 
     >>> import tempfile
@@ -129,7 +129,7 @@ class SiteAgent:
         clock: Callable[[], float] = time.time,
         options: Mapping[str, Any] | None = None,
         bids: tuple[str, ...] | None = None,
-        shared: EncryptionKey | None = None,
+        encryption_key: EncryptionKey | None = None,
     ) -> None:
         self._may_leave, self._bids = MayLeave() if may_leave is None else may_leave, bids
         check_federation(self._may_leave, federation, leaving_of(federation, bids))
@@ -139,7 +139,7 @@ class SiteAgent:
         self._notice, self._clock = notice, clock
         self._digest = wire_digest(federation, federation.learner.environment.params, bids)
         self._largest = largest_broadcast(federation)
-        self._signer = signer_of(federation, transport, shared)
+        self._signer = signer_of(federation, transport, encryption_key)
         self._steps_per_s: float | None = None
         self._stopped, self._welcomed, self._stop_why = asyncio.Event(), False, ""
 

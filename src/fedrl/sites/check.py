@@ -88,6 +88,7 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
         found += [
             WouldLeave("Credential", "key", None, clear, "its certificate, and the key by which it is known in sums"),
             WouldLeave("JobDone", "fits", 1, clear, "whether the update is finite and within the grid of the sum"),
+            WouldLeave("JobDone", "keys", None, clear, "public keys that are drawn for one sum by masks"),
             WouldLeave("SumReply", "shares", None, clear, "keys, shares and tags of each sum, without any data"),
         ]
     for each in leaving_of(federation, bids):

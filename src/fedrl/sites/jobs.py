@@ -227,7 +227,9 @@ class RunJobs:
         if kept.failed:
             return Failed(kept.job, one_line(kept.failed, MOST_REASON) if self._may_leave.reasons else "")
         if self.sums is not None:
-            return JobDone(kept.job, kept.version, bool(kept.vector))
+            return JobDone(
+                kept.job, kept.version, bool(kept.vector), self.sums.advert(kept.job) if kept.vector else b""
+            )
         if self._bids is not None:
             return Bid(kept.job, kept.version, kept.bid)
         return Sent(kept.job, kept.version, kept.update)

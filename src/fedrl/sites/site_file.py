@@ -37,7 +37,7 @@ from fedrl.core.imports import search_beside
 from fedrl.core.ranges import NonNegative, Whole, check_ranges, ranges_of
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
-from fedrl.network.sum_terms import check_shared
+from fedrl.network.sum_terms import check_encryption_key
 from fedrl.secure.ckks import EncryptionKey
 from fedrl.sites.policy import MayLeave, check_federation, check_guarantee, leaving_of
 from fedrl.transport.grpc_transport import split
@@ -94,7 +94,7 @@ class Site(NamedTuple):
         setting_of: `number -> parameters of the environment` of the agent with this number.
         options: Options of the executor.
         bids: Reports that leave in a bid before each update, under an upload budget; None for no bids.
-        shared: The key of encrypted sums; None for other protocols.
+        encryption_key: The key of encrypted sums; None for other protocols.
     """
 
     config: SiteConfig
@@ -102,7 +102,7 @@ class Site(NamedTuple):
     setting_of: Callable[[int], PyTree]
     options: dict[str, Any]
     bids: tuple[str, ...] | None = None
-    shared: EncryptionKey | None = None
+    encryption_key: EncryptionKey | None = None
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -196,8 +196,8 @@ def build_site(config: SiteConfig) -> Site:
     bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
     check_federation(config.may_leave, experiment.federation, leaving_of(experiment.federation, bids))
     check_guarantee(config.may_leave, experiment.guarantee)
-    check_shared(experiment.federation, config.encryption_key is not None)
-    shared = None if config.encryption_key is None else EncryptionKey.read(Path(config.encryption_key))
+    check_encryption_key(experiment.federation, config.encryption_key is not None)
+    encryption_key = None if config.encryption_key is None else EncryptionKey.read(Path(config.encryption_key))
     fleet, count = experiment.fleet, experiment.config.federation.agents
 
     def setting_of(number: int) -> PyTree:
@@ -207,4 +207,4 @@ def build_site(config: SiteConfig) -> Site:
 
     on_host = isinstance(experiment.environment, HostEnvironment)
     options = {"restarts": experiment.config.restarts} if on_host else {}
-    return Site(config, experiment.federation, setting_of, options, bids, shared)
+    return Site(config, experiment.federation, setting_of, options, bids, encryption_key)

@@ -14,10 +14,13 @@ Everything here blocks, and runs in a thread of the agent.
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 
 from fedrl.core.errors import ConfigError, SecureSumError, WireError
 from fedrl.secure.credential import KnownSigners, SumSigner
+from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
 from fedrl.secure.orders import JobOrder
 from fedrl.secure.protocols import PROTOCOLS, AgentEnd
@@ -44,10 +47,11 @@ class SiteSums:
     def __init__(self, number: int, terms: Terms, signer: SumSigner, authority: bytes, memory: RunMemory) -> None:
         self._number, self._terms, self._memory = number, terms, memory
         self._known = KnownSigners(authority, terms.run, signer.fingerprint)
-        self._protocol, self._shared = PROTOCOLS[terms.protocol], signer.shared
+        self._protocol, self._shared = PROTOCOLS[terms.protocol], signer.encryption_key
         self._identity = signer.identity(number, self._known.directory)
         self.credential = signer.credential(terms.run, number)
         self._sum: tuple[AgentJob, int, AgentEnd] | None = None  # job, attempt and the agent's end of the protocol
+        self._fresh: tuple[int, FreshKeys] | None = None  # the keys that were said when this job was done
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
         self.faults: list[str] = []
 
@@ -74,6 +78,17 @@ class SiteSums:
         self._last = asked, found
         return found
 
+    def advert(self, job: int) -> bytes:
+        """Return the public keys for the sum of a job, the same ones again; empty for a protocol without such.
+
+        They are said when the job is done, before it is known who takes part.
+        """
+        if not self._protocol.advertises:
+            return b""
+        if self._fresh is None or self._fresh[0] != job:
+            self._fresh = job, FreshKeys(self._number)
+        return self._fresh[1].content
+
     def has_left(self, kept: Kept) -> bool:
         """Return whether the masked vector of a job has left, or was about to: then its order was one by the rule.
 
@@ -98,9 +113,24 @@ class SiteSums:
         for agent in (self._number, *plan.neighbours[self._number]):
             if agent not in self._known:
                 raise SecureSumError(f"The invitation came without a credential of agent {agent}, whose key is needed.")
-        end = self._protocol.agent(self._identity, plan, self._shared)
+        end = self._protocol.agent(self._identity, plan, self._shared, self._said(invited))
         self._sum = mine, invited.attempt, end
-        return self._leaving(end, end.begin(_values(kept)), kept)
+        message = end.begin(_values(kept))
+        if invited.adverts:
+            shown = invited.content[len(invited.content) - invited.adverts :]
+            message = end.answer(self._protocol.decoded(shown, plan), _values(kept))
+        return self._leaving(end, message, kept)
+
+    def _said(self, invited: Invitation) -> FreshKeys | None:
+        """Return the keys that the agent has said, if the invitation goes on from them: others have them already."""
+        if not invited.adverts:
+            return None  # the answer has new ones
+        if self._fresh is None or self._fresh[0] != invited.job or _digest(self._fresh[1]) != invited.own:
+            raise SecureSumError(
+                f"Agent {self._number} was invited with keys that it does not have: it has begun anew since it said "
+                "them."
+            )
+        return self._fresh[1]
 
     def _step(self, asked: SumRequest, kept: Kept) -> bytes:
         if self._sum is None or (self._sum[0].job, self._sum[1]) != (asked.job, asked.attempt):
@@ -139,6 +169,10 @@ class SiteSums:
             )
         if not kept.vector:
             raise SecureSumError(f"Agent {self._number} was asked for a sum, and its last job has no vector.")
+
+
+def _digest(keys: FreshKeys) -> str:
+    return hashlib.sha256(keys.content).hexdigest()
 
 
 def _values(kept: Kept) -> np.ndarray:
