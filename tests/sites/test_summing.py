@@ -14,7 +14,7 @@ from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.fresh_keys import FreshKeys, advert_of
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import Advert, AdvertList, Delivery, MaskedValues, OpenedShares, decoded, encoded
-from fedrl.secure.orders import ORDER, JobOrder, check_orders, packed_orders
+from fedrl.secure.orders import NO_SUM, ORDER, JobOrder, check_orders, packed_orders
 from fedrl.secure.protocols import PROTOCOLS
 from fedrl.secure.transcript import channel_purpose, set_digest
 from fedrl.sites.memory import Kept, RunMemory
@@ -57,7 +57,7 @@ class Site:
         self.replies = []
 
     def done(self, job, version):
-        order = tuple(orders_of()[self.number])
+        order = tuple(orders_of()[self.number][:2])
         self.kept = Kept((), job, version, vector=VALUES[self.number].tobytes(), broadcast=HEARD, order=order)
         return self.kept
 
@@ -183,7 +183,7 @@ ONE = [0.0, 0.0, 0.0, 1.0, 0.0]
 def ordered(hub, orders):
     """Agents that have trained by these orders."""
     for site in hub.sites:
-        site.kept = site.kept._replace(order=tuple(orders[site.number]))
+        site.kept = site.kept._replace(order=tuple(orders[site.number][:2]))
 
 
 def test_a_coordinator_that_orders_a_share_for_one_agent_alone_is_declined_by_all(hub):
@@ -199,14 +199,14 @@ def test_a_coordinator_that_hides_this_behind_regular_orders_is_declined_by_thos
     ordered(hub, orders_of(shares=ONE))
     replies = [site.reply(hub.invitation(site.number)) for site in hub.sites]
     assert all(isinstance(reply, Declined) for reply in replies)
-    assert "The order (local steps, share) of the sum is (1, 0.1" in replies[0].reason
-    assert "(1, 0.0) at this agent" in replies[0].reason
+    assert "The order (local steps, share, last sum) of the sum is (1, 0.1" in replies[0].reason
+    assert "(1, 0.0, 4294967295, " in replies[0].reason
 
 
 def test_a_coordinator_that_shows_each_agent_other_orders_has_no_adverts_for_them(hub):
     """Agent 0 takes one step, as all but agent 3 are said to; the others are shown another list."""
     asked, own = hub.begin(), orders_of(steps=(1, 1, 1, 2, 1))
-    hub.sites[0].kept = hub.sites[0].kept._replace(order=tuple(own[0]))
+    hub.sites[0].kept = hub.sites[0].kept._replace(order=tuple(own[0][:2]))
     replies = {k: hub.sites[k].reply(asked[k]) for k in (1, 2, 3, 4)}
     other = hub.sites[0].reply(hub.invitation(0, orders=own))
     assert isinstance(other, SumReply)
@@ -508,6 +508,21 @@ def test_keys_are_used_in_one_attempt(hub):
     assert len({key for each in public for key in each}) == 9
 
 
+def test_after_a_sum_that_was_not_ended_other_keys_are_said_for_the_same_job(hub):
+    """A coordinator that ends in a sum and begins anew hears again that the job is done."""
+    first, asked = hub.sites[0].sums.advert(1), said(hub)
+    assert hub.sites[0].sums.advert(1) == first
+    assert isinstance(hub.sites[0].reply(asked[0]), SumReply)
+    assert hub.sites[0].sums.advert(1) != first
+    again = said(hub)
+    assert isinstance(hub.sites[0].reply(again[0]._replace(attempt=0)), Declined)  # the same attempt
+    plan = hub.plan = hub.terms.plan(7, HEARD.hex(), 1, orders_of())
+    adverts = {site.number: advert_of(site.number, site.sums.advert(1)) for site in hub.sites}
+    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[k] for k in range(1, AGENTS)))
+    own = hub.sites[0].sums.advert(1)
+    assert isinstance(hub.sites[0].reply(with_keys(hub.invitation(0, attempt=1), encoded(shown, plan), own)), SumReply)
+
+
 def test_keys_of_an_earlier_process_or_job_are_declined(hub):
     asked = said(hub)
     again = hub.sites[0].restarted()
@@ -542,3 +557,86 @@ def test_a_coordinator_that_puts_keys_of_its_own_in_place_of_an_agents_reads_no_
     reply = hub.sites[0].reply(SumRequest(1, 0, encoded(Delivery(tuple(range(AGENTS)), boxes), plan)))
     assert isinstance(reply, Declined)
     assert "The box from agent 1 to agent 0 does not open" in reply.reason
+
+
+def summed(hub, members=tuple(range(AGENTS)), job=1, version=7):
+    """Carry out a sum of these agents."""
+    orders = told_orders(hub, members)
+    plan = hub.plan = hub.terms.plan(version, HEARD.hex(), 0, orders)
+    hub.machine, hub.job, hub.attempt = hub.protocol.coordinator(plan), job, 0
+    asked = {k: hub.invitation(k, members, 0, job, version, orders=orders) for k in members}
+    while asked is not None:
+        asked = hub.phase(asked)
+
+
+def told_orders(hub, members=tuple(range(AGENTS))):
+    """The orders of a coordinator that passes on what each agent says that it was told."""
+    return {k: order._replace(last_sum=hub.sites[k].kept.last_sum) for k, order in orders_of(members).items()}
+
+
+def next_job(hub, job, version, merged=lambda agent: True):
+    """Tell agents verdicts on their jobs; each trains the next one."""
+    for site in hub.sites:
+        last_sum = site.sums.last_sum(site.kept, merged(site.number))
+        site.done(job, version)
+        site.kept = site.kept._replace(last_sum=last_sum)
+
+
+def invited_to(hub, job, version, orders=None):
+    orders = told_orders(hub) if orders is None else orders
+    return [site.reply(hub.invitation(site.number, job=job, version=version, orders=orders)) for site in hub.sites]
+
+
+DIFFERENT = r"Agent \d was told that its update of version 7 was (not )?merged, and this agent that its own was"
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_agents_that_were_all_told_the_same_of_a_sum_add_again(any_hub, merged):
+    summed(any_hub)
+    next_job(any_hub, 2, 8, lambda agent: merged)
+    assert all(isinstance(reply, SumReply) for reply in invited_to(any_hub, 2, 8))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_coordinator_that_tells_one_agent_another_verdict_gets_no_further_sum_with_it(hub, alone):
+    summed(hub)
+    next_job(hub, 2, 8, lambda agent: (agent == 3) is alone)
+    replies = invited_to(hub, 2, 8)
+    assert all(isinstance(reply, Declined) for reply in replies)
+    assert all(re.match(DIFFERENT, reply.reason) for reply in replies), replies
+
+
+def test_it_can_not_hide_that_in_the_orders(hub):
+    summed(hub)
+    next_job(hub, 2, 8, lambda agent: agent != 3)
+    orders = told_orders(hub)
+    orders[3] = orders[3]._replace(last_sum=orders[0].last_sum)
+    replies = invited_to(hub, 2, 8, orders)
+    assert [isinstance(reply, SumReply) for reply in replies] == [True, True, True, False, True]
+    assert "The order (local steps, share, last sum) of the sum" in replies[3].reason
+
+
+def test_a_sum_without_the_agent_does_not_make_the_others_forget_it(hub):
+    summed(hub)
+    next_job(hub, 2, 8, lambda agent: agent != 3)
+    summed(hub, (0, 1, 2, 4), 2, 8)
+    next_job(hub, 3, 9)
+    replies = invited_to(hub, 3, 9)
+    assert [isinstance(reply, Declined) for reply in replies] == [True, True, True, False, True]
+    assert all(re.match(DIFFERENT, reply.reason) for reply in replies if isinstance(reply, Declined))
+
+
+def test_an_agent_that_was_away_or_lost_its_folder_is_no_different_verdict(hub):
+    summed(hub)
+    next_job(hub, 2, 8)
+    summed(hub, (0, 1, 2, 4), 2, 8)
+    next_job(hub, 3, 9)
+    hub.sites[0].kept = hub.sites[0].kept._replace(last_sum=NO_SUM)
+    assert all(isinstance(reply, SumReply) for reply in invited_to(hub, 3, 9))
+
+
+def test_what_an_agent_was_told_is_on_its_disk(tmp_path):
+    memory = RunMemory(tmp_path, RUN, FEDERATION)
+    for told in (NO_SUM, (7, b"12345678"), (0, bytes(8))):
+        memory.save(Kept(np.zeros(1, np.float32), 1, 7, last_sum=told))
+        assert memory._beside()[-1] == told

@@ -35,7 +35,7 @@ from fedrl.secure.drive import CostMeter
 from fedrl.secure.fresh_keys import ADVERT_BYTES, advert_of
 from fedrl.secure.invitation import AgentJob, Terms, invitation
 from fedrl.secure.messages import Advert
-from fedrl.secure.orders import JobOrder
+from fedrl.secure.orders import NO_SUM, JobOrder, of_text
 from fedrl.secure.protocols import PROTOCOLS, NetworkPlan, NetworkProtocol
 from fedrl.secure.ring import signed
 from fedrl.secure.vector import codes_and_digits
@@ -64,6 +64,7 @@ class Sums:
         self._passed: dict[int, tuple[int, dict[int, bytes]]] = {}  # connection, and the credentials sent on it
         self._heard = (-1, "")
         self._said: dict[int, tuple[int, bytes]] = {}  # job, and the keys that an agent has said when it was done
+        self._told: dict[int, tuple[int, bytes]] = {}  # what each agent says that it was told of its last sum
         clock.said_again = self._said_again
 
     def heard(self, version: int, broadcast: bytes) -> None:
@@ -79,13 +80,17 @@ class Sums:
             return "its update is not finite, or beyond the grid of the sum"
         if news.content and len(news.content) != ADVERT_BYTES:
             return f"it has said {len(news.content)} bytes of keys for the sum, and {ADVERT_BYTES} were due"
+        try:
+            self._told[news.agent] = of_text(news.last_sum)
+        except SecureSumError as fault:
+            return str(fault)
         self._said[news.agent] = news.job, news.content
         return ""
 
     def _said_again(self, news: AgentNews) -> None:
-        """Take the keys of an agent that has begun anew before its sum began: it does not have those before."""
-        if self._said.get(news.agent, (0, b""))[0] == news.job and len(news.content) == ADVERT_BYTES:
-            self._said[news.agent] = news.job, news.content
+        """Take what an agent says that has begun anew before its sum began: it does not have its keys of before."""
+        if self._said.get(news.agent, (0, b""))[0] == news.job:
+            self.why_not(news, news.version)
 
     def open(self, inbox: Inbox) -> OpenedUpdates:
         """Carry out a secure sum over the updates of these agents, and return what was opened."""
@@ -116,7 +121,9 @@ class Sums:
         """Return the sum and who is in it, or None and why it stayed hidden; who dropped out is added to `missing`."""
         members, why = tuple(sorted(jobs)), ""
         roster = self._clock.roster
-        ordered = {k: JobOrder(int(roster.steps[k]), float(roster.share[k])) for k in members}
+        ordered = {
+            k: JobOrder(int(roster.steps[k]), float(roster.share[k]), self._told.get(k, NO_SUM)) for k in members
+        }
         for _ in range(ATTEMPTS):
             # Drawn, so that a coordinator that was restarted does not name a sum as one before it.
             attempt = secrets.randbelow(LARGEST_INT)

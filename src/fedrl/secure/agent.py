@@ -64,6 +64,7 @@ class SumAgent:
 
     Attributes:
         faults: Wrong tags of neighbours that were left out, a sentence for all of them.
+        included: The agents whose vectors arrived, as it was shown them; empty before that.
 
     Raises:
         SecureSumError: The plan doesn't invite the agent, it has taken part in a sum with this context, or the keys
@@ -86,6 +87,7 @@ class SumAgent:
         self._channels: dict[int, Channel] = {}
         self._tag_keys: dict[int, TagKeys] = {}
         self.faults: list[str] = []
+        self.included: tuple[int, ...] = ()
         self._held: dict[int, tuple[bytes, bytes]] = {}
 
     def _forget(self) -> None:
@@ -209,6 +211,7 @@ class SumAgent:
     def _take_survivors(self, survivors: SurvivorList) -> None:
         self._check_present(survivors.present, self._present, "sent masked vectors")
         self._present, self._digest = survivors.present, set_digest(self._digest, survivors.present)
+        self.included = survivors.present
 
     def open(self, shown: SurvivorList | TagList) -> OpenedShares:
         """Return one share of each neighbour: of its seed if its vector arrived, of its mask key if not; never both.

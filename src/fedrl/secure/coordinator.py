@@ -66,7 +66,7 @@ class SumCoordinator:
         faults: Wrong shares that were left out, a sentence each.
     """
 
-    repeatable = PHASES[:2]
+    repeatable: tuple[str, ...] = PHASES[:2]
     """The phases after which a sum may begin again: no masked vector has been asked for."""
 
     def __init__(self, plan: SumPlan) -> None:

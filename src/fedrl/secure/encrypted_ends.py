@@ -74,6 +74,7 @@ class EncryptingAgent:
 
     Attributes:
         faults: Nothing: what is wrong ends the agent's part.
+        included: Nobody: only the agent that opens the sum is shown who is in it, and the coordinator is believed.
 
     Raises:
         SecureSumError: The plan doesn't invite the agent, or it has taken part in a sum with this context.
@@ -85,6 +86,7 @@ class EncryptingAgent:
             raise SecureSumError(f"Agent {self.agent} was asked for a sum to which its plan does not invite it.")
         identity.enter(plan.context)
         self.plan, self._key, self.faults = plan, key, list[str]()
+        self.included: tuple[int, ...] = ()
         self._step = Steps(self.agent, "encrypt", lambda: None).take
 
     def encrypt(self, values: np.ndarray) -> EncryptedValues:
@@ -152,7 +154,8 @@ class EncryptedSumCoordinator:
         Raises:
             SecureSumError: It is not what this agent has to send now; nothing was changed.
         """
-        expected = {"vectors": EncryptedValues, "opening": OpenedTotal}.get(self.phase)
+        kinds: dict[str, Any] = {"vectors": EncryptedValues, "opening": OpenedTotal}
+        expected = kinds.get(self.phase)
         if expected is None or not isinstance(message, expected):
             raise SecureSumError(
                 f"Agent {sender} sent a {type(message).__name__} in the phase {self.phase!r}: too late or too early."

@@ -16,7 +16,7 @@ from typing import Any
 
 from fedrl.core.errors import SecureSumError
 from fedrl.secure.extra import check_cryptography
-from fedrl.secure.messages import KEY_PARTS, SHARE, SumKeys
+from fedrl.secure.messages import KEY_PARTS, PUBLIC, SHARE, SumKeys
 from fedrl.secure.shares import commitment
 from fedrl.secure.transcript import committed_seed
 
@@ -42,8 +42,9 @@ class FreshKeys:
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
         channel, mask, seed = X25519PrivateKey.generate(), X25519PrivateKey.generate(), os.urandom(SHARE)
-        keys = tuple(key.public_key().public_bytes_raw() for key in (channel, mask))
-        self.public = SumKeys(agent, *keys, commitment(seed, committed_seed(agent, *keys)))
+        channel_key, mask_key = (key.public_key().public_bytes_raw() for key in (channel, mask))
+        committed = commitment(seed, committed_seed(agent, channel_key, mask_key))
+        self.public = SumKeys(agent, channel_key, mask_key, committed)
         self._secrets: tuple[Any, Any, bytes] | None = (channel, mask, seed)
 
     def __repr__(self) -> str:
@@ -53,6 +54,11 @@ class FreshKeys:
     def content(self) -> bytes:
         """The public keys as bytes, without the number of the agent."""
         return b"".join(self.public[1:])
+
+    @property
+    def taken(self) -> bool:
+        """Whether they were used in a sum."""
+        return self._secrets is None
 
     def take(self) -> tuple[Any, Any, bytes]:
         """Return the key of channels, the mask key and the seed, once.
@@ -78,5 +84,4 @@ def advert_of(agent: int, content: bytes) -> SumKeys:
         raise SecureSumError(
             f"The keys of agent {agent} for a sum have {len(content)} bytes, and {ADVERT_BYTES} are three of 32."
         )
-    cuts = [sum(KEY_PARTS[:place]) for place in range(len(KEY_PARTS))]
-    return SumKeys(agent, *(content[at : at + size] for at, size in zip(cuts, KEY_PARTS, strict=True)))
+    return SumKeys(agent, content[:PUBLIC], content[PUBLIC : 2 * PUBLIC], content[2 * PUBLIC :])

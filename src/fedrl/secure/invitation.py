@@ -185,7 +185,7 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> NetworkPlan:
             "vector of this agent."
         )
     if orders[mine.agent] != mine.order:
-        raise _differs("order (local steps, share)", tuple(mine.order), tuple(orders[mine.agent]))
+        raise _differs("order (local steps, share, last sum)", _said(mine.order), _said(orders[mine.agent]))
     check_orders(orders, terms.agents, terms.weights)
     own = terms._replace(minimum=given.minimum, verified=given.verified)
     plan = own.plan(mine.version, mine.broadcast, given.attempt, orders)
@@ -193,6 +193,10 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> NetworkPlan:
         if here != there:
             raise _differs(what, here, there)
     return plan
+
+
+def _said(order: JobOrder) -> tuple[int, float, int, str]:
+    return order.steps, order.share, order.last_sum[0], order.last_sum[1].hex()
 
 
 def _differs(what: str, here: object, there: object) -> SecureSumError:
@@ -226,7 +230,10 @@ def _read(data: bytes, agents: int) -> tuple[dict[int, JobOrder], dict[int, byte
     if any(a >= b for a, b in pairwise(members)) or members[-1] >= agents:
         raise SecureSumError(f"An invitation names agents twice, out of order, or beyond the {agents} that there are.")
     at += COUNT.size * count
-    orders = {k: JobOrder(*ORDER.unpack_from(data, at + place * ORDER.size)) for place, k in enumerate(members)}
+    orders = {}
+    for place, agent in enumerate(members):
+        steps, share, *last = ORDER.unpack_from(data, at + place * ORDER.size)
+        orders[agent] = JobOrder(steps, share, (last[0], last[1]))
     at += ORDER.size * count
     found: dict[int, bytes] = {}
     while at < len(data):

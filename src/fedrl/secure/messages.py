@@ -23,7 +23,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -180,6 +180,7 @@ SIZED = ("vector_ciphertexts", "sum_ciphertexts")
 KEY_PARTS = (PUBLIC, PUBLIC, HASH)
 
 
+@runtime_checkable
 class AnyPlan(Protocol):
     """What messages follow from, of every protocol's plan."""
 

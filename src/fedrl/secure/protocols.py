@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -35,12 +35,17 @@ from fedrl.secure.ring import WORD
 NetworkPlan: TypeAlias = SumPlan | AdditivePlan | EncryptedSumPlan
 
 
+@runtime_checkable
 class AgentEnd(Protocol):
     """An agent in one sum."""
 
     plan: Any
     faults: list[str]
     """What was wrong in messages and did not end its part, a sentence each."""
+
+    @property
+    def included(self) -> tuple[int, ...]:
+        """The agents whose vectors are in the sum, as it was shown them; empty before that."""
 
     def begin(self, values: np.ndarray) -> Any:
         """Return its answer to an invitation."""
@@ -49,6 +54,7 @@ class AgentEnd(Protocol):
         """Return its answer to a later message of the coordinator."""
 
 
+@runtime_checkable
 class CoordinatorEnd(Protocol):
     """The coordinator of one sum.
 
@@ -132,6 +138,13 @@ class StepsByMessage:
         steps: dict[type[Any], Callable[[Any, np.ndarray], Any]],
     ) -> None:
         self.plan, self.faults, self.begin, self._steps = machine.plan, machine.faults, begin, steps
+        self._machine = machine
+
+    @property
+    def included(self) -> tuple[int, ...]:
+        """The agents whose vectors are in the sum, as the machine was shown them; empty before that."""
+        found: tuple[int, ...] = self._machine.included
+        return found
 
     def answer(self, shown: Any, values: np.ndarray) -> Any:
         """Return the answer to a message of the coordinator.

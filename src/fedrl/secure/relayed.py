@@ -109,6 +109,7 @@ class RelayedPeer:
 
     Attributes:
         faults: Boxes that did not open and were left out, a sentence for all of them.
+        included: The agents in the sum, as it was shown them; empty before that.
 
     Raises:
         SecureSumError: The plan doesn't invite the agent, or it has taken part in a sum with this context.
@@ -120,6 +121,7 @@ class RelayedPeer:
             raise SecureSumError(f"Agent {self.agent} was asked for a sum to which its plan does not invite it.")
         identity.enter(plan.context)
         self.plan, self._identity, self.faults = plan, identity, list[str]()
+        self.included: tuple[int, ...] = ()
         self._peer, self._channels = SplittingPeer(plan, self.agent), dict[int, Channel]()
         self._step = Steps(self.agent, "split", self._forget).take
 
@@ -186,6 +188,7 @@ class RelayedPeer:
             self._check_present(included.present, self._peer.present())
             found = self._peer.add(included.present)
             self._forget()
+            self.included = included.present
             return PartialValues(self.agent, found.values)
 
     def _check_present(self, present: tuple[int, ...], possible: tuple[int, ...]) -> None:
@@ -237,7 +240,7 @@ class PartsRelay:
         faults: Parts that were missing, a sentence each.
     """
 
-    repeatable = PHASES[:2]
+    repeatable: tuple[str, ...] = PHASES[:2]
     """The phases after which a sum may begin again: nothing has left that depends on a vector."""
 
     def __init__(self, plan: AdditivePlan) -> None:
@@ -262,7 +265,8 @@ class PartsRelay:
         Raises:
             SecureSumError: It is not what this agent has to send now; nothing was changed.
         """
-        expected = {"parts": SealedParts, "received": ReceivedParts, "sums": PartialValues}.get(self.phase)
+        kinds: dict[str, Any] = {"parts": SealedParts, "received": ReceivedParts, "sums": PartialValues}
+        expected = kinds.get(self.phase)
         if expected is None or not isinstance(message, expected):
             raise SecureSumError(
                 f"Agent {sender} sent a {type(message).__name__} in the phase {self.phase!r}: too late or too early."

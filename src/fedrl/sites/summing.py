@@ -15,6 +15,7 @@ Everything here blocks, and runs in a thread of the agent.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,11 +23,11 @@ from fedrl.core.errors import ConfigError, SecureSumError, WireError
 from fedrl.secure.credential import KnownSigners, SumSigner
 from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
-from fedrl.secure.orders import JobOrder
+from fedrl.secure.orders import JobOrder, as_text, check_verdicts
 from fedrl.secure.protocols import PROTOCOLS, AgentEnd
 from fedrl.sites.memory import Kept, MaskedNote, RunMemory
 from fedrl.wire.protocol import one_line
-from fedrl.wire.secure_sum import Declined, Invitation, SumReply, SumRequest
+from fedrl.wire.secure_sum import Declined, Invitation, JobDone, SumReply, SumRequest
 
 
 class SiteSums:
@@ -52,6 +53,8 @@ class SiteSums:
         self.credential = signer.credential(terms.run, number)
         self._sum: tuple[AgentJob, int, AgentEnd] | None = None  # job, attempt and the agent's end of the protocol
         self._fresh: tuple[int, FreshKeys] | None = None  # the keys that were said when this job was done
+        self._included: tuple[int, tuple[int, ...]] = (-1, ())  # version of the last sum, and who was in it
+        self._told: dict[int, tuple[int, bytes]] = {}  # of the last sum with each other agent, in this process alone
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
         self.faults: list[str] = []
 
@@ -78,14 +81,34 @@ class SiteSums:
         self._last = asked, found
         return found
 
-    def advert(self, job: int) -> bytes:
-        """Return the public keys for the sum of a job, the same ones again; empty for a protocol without such.
+    def done(self, kept: Kept) -> JobDone:
+        """Return the message that a job is done."""
+        content = self.advert(kept.job) if kept.vector else b""
+        return JobDone(kept.job, kept.version, bool(kept.vector), content, as_text(kept.last_sum))
 
-        They are said when the job is done, before it is known who takes part.
+    def last_sum(self, kept: Kept, merged: bool) -> tuple[int, bytes]:
+        """Return what the agent has been told of the last sum in which its vector was.
+
+        Args:
+            kept: Its last job.
+            merged: The verdict on it.
+
+        Raises:
+            RunError: The note about a masked vector is damaged.
+        """
+        note = self._memory.masked()
+        if note is None or (note.job, note.version) != (kept.job, kept.version):
+            return kept.last_sum  # that job was in no sum
+        return note.version, bytes.fromhex(note.plan)[:8] if merged else bytes(8)
+
+    def advert(self, job: int) -> bytes:
+        """Return the public keys for the sum of a job, before it is known who takes part; empty for some protocols.
+
+        They are the same ones again until they are used: a coordinator that begins anew begins a sum with others.
         """
         if not self._protocol.advertises:
             return b""
-        if self._fresh is None or self._fresh[0] != job:
+        if self._fresh is None or self._fresh[0] != job or self._fresh[1].taken:
             self._fresh = job, FreshKeys(self._number)
         return self._fresh[1].content
 
@@ -107,7 +130,8 @@ class SiteSums:
         self._check_unmasked(kept)
         mine = self._job_of(kept)
         plan = accepted(invited, self._terms, mine)
-        _, credentials = contents(invited, self._terms.agents)
+        orders, credentials = contents(invited, self._terms.agents)
+        check_verdicts(orders, self._told_with(kept))
         for agent, data in credentials.items():
             self._known.add(agent, data)
         for agent in (self._number, *plan.neighbours[self._number]):
@@ -120,6 +144,13 @@ class SiteSums:
             shown = invited.content[len(invited.content) - invited.adverts :]
             message = end.answer(self._protocol.decoded(shown, plan), _values(kept))
         return self._leaving(end, message, kept)
+
+    def _told_with(self, kept: Kept) -> Mapping[int, tuple[int, bytes]]:
+        """Return what this agent was told of the last sum in which both were, by the number of the other agent."""
+        version, included = self._included
+        if version == kept.last_sum[0]:
+            self._told |= dict.fromkeys(included, kept.last_sum)
+        return self._told
 
     def _said(self, invited: Invitation) -> FreshKeys | None:
         """Return the keys that the agent has said, if the invitation goes on from them: others have them already."""
@@ -147,6 +178,8 @@ class SiteSums:
         end = self._sum[2]
         message = end.answer(self._protocol.decoded(asked.content, end.plan), _values(kept))
         self.faults = end.faults
+        if end.included:
+            self._included = kept.version, end.included
         return self._leaving(end, message, kept)
 
     def _leaving(self, end: AgentEnd, message: object, kept: Kept) -> bytes:
@@ -157,7 +190,8 @@ class SiteSums:
         return self._protocol.encoded(message, end.plan)
 
     def _job_of(self, kept: Kept) -> AgentJob:
-        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), JobOrder(*kept.order))
+        order = JobOrder(*kept.order, kept.last_sum)
+        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), order)
 
     def _check_unmasked(self, kept: Kept) -> None:
         """Refuse a second sum over vectors of one version."""

@@ -36,12 +36,15 @@ class JobDone(NamedTuple):
         fits: Whether all numbers are finite and within the grid of the sum; else the update is left out.
         content: The agent's public keys for the sum, drawn for it alone (`fedrl.secure.fresh_keys`); empty for a
             protocol without such. Since version 1.3.
+        last_sum: What it was told of the last sum in which its vector was, for the others (`fedrl.secure.orders`):
+            24 hexadecimal digits, or "" if there was none. Since version 1.3.
     """
 
     job: int
     version: int
     fits: bool = True
     content: bytes = b""
+    last_sum: str = ""
 
 
 class Invitation(NamedTuple):
