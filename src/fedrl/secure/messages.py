@@ -230,6 +230,7 @@ def encoded(message: Any, plan: AnyPlan, kinds: tuple[type[Any], ...] = KINDS) -
 def encoded_size(message: SumMessage, plan: AnyPlan) -> int:
     """Return the bytes of a message.
 
+    >>> from fedrl.secure.plan import SumPlan
     >>> plan = SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2)
     >>> encoded_size(MaskedValues(0, np.zeros(1000, np.uint32)), plan)
     4017
@@ -250,6 +251,7 @@ def decoded(data: bytes, plan: AnyPlan, kinds: tuple[type[Any], ...] = KINDS) ->
     Raises:
         WireError: They are no message, or one of another sum.
 
+    >>> from fedrl.secure.plan import SumPlan
     >>> plan = SumPlan(b"example", (0, 1, 2), 1, 2, 2, 2)
     >>> decoded(encoded(SurvivorList((0, 2)), plan), plan)
     SurvivorList(present=(0, 2))
