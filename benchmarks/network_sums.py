@@ -147,15 +147,15 @@ class IdleAgent:
 
         from fedrl.wire.codec import codec
         from fedrl.wire.protocol import Sent
-        from fedrl.wire.secure_sum import JobDone
 
         if not self._masks:
             update = self._update._replace(version=np.int32(task.version))
             return Sent(task.job, task.version, codec(self._wire.update).encode(update))
         heard = hashlib.sha256(task.content).digest()
-        done = {"job": task.job, "version": task.version, "order": (task.steps, task.share)}
+        last_sum = self._sums.last_sum(self._kept, task.verdict == "merged")
+        done = {"last_sum": last_sum, "job": task.job, "version": task.version, "order": (task.steps, task.share)}
         self._kept = self._kept._replace(**done, vector=self._vector, broadcast=heard)
-        return JobDone(task.job, task.version)
+        return self._sums.done(self._kept)
 
 
 def measured(folder: Path, agents: int, size: int, mode: str) -> dict[str, float]:

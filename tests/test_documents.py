@@ -32,7 +32,7 @@ from tests.support.blocks import ROOT, Block, blocks, blocks_in
 from tests.support.made_policies import made_policy
 
 BLOCKS = blocks()
-NOT_RUN = 22
+NOT_RUN = 23
 """How many blocks say why they can't run."""
 INSTALLED = ("README.md", "docs/quickstart.md")
 """Documents whose commands `make test-quickstart` runs, in order."""

@@ -16,7 +16,9 @@ GONE = set((Path(__file__).parent / "vocabulary.txt").read_text().split())
 PLAIN = {
     ("spread", "report/run.py"),  # of an interval
     ("outcome", "wire/protocol.py"),  # what became of a message that was sent
-    ("threshold", "secure/graph.py"),  # the shares that give a secret back
+    ("threshold", "secure/graph.py"),  # the shares that give a secret back, or the agents that open a sum
+    ("threshold", "secure/additive.py"),
+    ("threshold", "secure/encrypted.py"),
     ("threshold", "secure/plan.py"),
     ("threshold", "secure/shares.py"),
     ("threshold", "wire/secure_sum.py"),

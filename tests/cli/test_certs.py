@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fedrl.secure.ckks import EncryptionKey
 from tests.cli.test_cli import Call, call
 
 __all__ = ["call"]
@@ -35,6 +36,19 @@ def test_from_an_authority_to_a_revoked_site(call: Call):
     ]
     assert found[0]["hosts"] == ["localhost"]
     assert not [name for _, _, names in os.walk("site") for name in names if name not in ("key.pem", "request.pem")]
+
+
+def test_the_key_of_encrypted_sums_is_made_once_and_is_its_owners_alone(call: Call):
+    heard = call("certs", "encryption-key", "shared.key")
+    assert heard.code == 0
+    assert 'encryption_key = "shared.key"' in heard.out
+    assert Path("shared.key").stat().st_mode & 0o777 == 0o600
+    before = Path("shared.key").read_bytes()
+    assert EncryptionKey.read(Path("shared.key")).content == before
+    again = call("certs", "encryption-key", "shared.key")
+    assert again.code == 2
+    assert "shared.key exists" in again.err
+    assert Path("shared.key").read_bytes() == before
 
 
 @pytest.mark.parametrize(

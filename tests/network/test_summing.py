@@ -24,8 +24,11 @@ from fedrl.records.folder import EVENTS
 from fedrl.runs.coordinate import coordinate
 from fedrl.secure import agent as secure_agent
 from fedrl.secure import coordinator as secure_coordinator
+from fedrl.secure import encrypted_ends, relayed
+from fedrl.secure.ckks import new_encryption_key
 from fedrl.secure.grid import ring_sum
-from fedrl.secure.messages import KINDS, AdvertList, Delivery, MaskedValues, SurvivorList, TagList
+from fedrl.secure.messages import KINDS, AdvertList, Delivery, SurvivorList, TagList
+from fedrl.secure.protocols import PROTOCOLS
 from fedrl.stages import quantize
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Leave, Reader, Ready, Sent
@@ -48,9 +51,13 @@ def masked(federation_of=federate, **given):
     return federate(VALLEY, mean("uniform"), local_steps=2, summation=ring_sum(AGENTS, 8.0, **given))
 
 
+KEY = new_encryption_key()
+
+
 def summing(federation, certificates, folder, behaviour=None, **options):
     """A federation over the network whose agents take part in secure sums."""
-    each = {k: {"certificates": certificates, "folder": folder} for k in range(AGENTS)}
+    shared = KEY if federation.summation.protocol == "ckks" else None
+    each = {k: {"certificates": certificates, "folder": folder, "shared": shared} for k in range(AGENTS)}
     for k, more in (behaviour or {}).items():
         each[k] |= more
     return Sited(federation, FLEET, behaviour=each, certificates=certificates, **options)
@@ -69,6 +76,13 @@ CASES = {
     "down stages": federate(
         VALLEY, mean(), down_stages=(quantize(4),), summation=ring_sum(AGENTS, 64.0, 3, protocol="masks")
     ),
+    "additive": masked(protocol="additive"),
+    "additive, weights": federate(
+        VALLEY, mean(), local_steps=2, summation=ring_sum(AGENTS, 64.0, 3, protocol="additive")
+    ),
+    "additive, groups": federate(VALLEY, median(), summation=ring_sum(AGENTS, 8.0, group_size=2, protocol="additive")),
+    "ckks": masked(protocol="ckks"),
+    "ckks, groups": federate(VALLEY, median(), summation=ring_sum(AGENTS, 8.0, group_size=2, protocol="ckks")),
 }
 
 
@@ -95,21 +109,38 @@ def test_sums_over_the_network_have_the_bits_of_a_simulation(certificates, tmp_p
     same(params(state), params(sited.state))
 
 
-PHASES = {Invitation: "adverts", AdvertList: "shares", Delivery: "masked"}
-PHASES |= {SurvivorList: "tags", TagList: "opening"}
+def test_sums_of_all_protocols_are_the_same(certificates, tmp_path):
+    found = []
+    for protocol in PROTOCOLS:
+        with summing(masked(protocol=protocol), certificates, tmp_path / protocol, replayable=True) as sited:
+            sited.rounds(2)
+            found.append(params(sited.state))
+    same(found[0], found[1])
+    same(found[0], found[2])
+
+
+PHASES = {Invitation: "shares", Delivery: "masked", SurvivorList: "tags", TagList: "opening"}
+AGAIN = {Invitation: "adverts", AdvertList: "shares", Delivery: "masked", SurvivorList: "tags", TagList: "opening"}
+"""The phases of a second attempt, in which agents say new keys."""
+PARTS = {Invitation: "parts", relayed.PartDelivery: "received", relayed.IncludedAgents: "sums"}
+OPENING = {Invitation: "vectors", encrypted_ends.EncryptedTotal: "opening"}
+KINDS_OF = {"additive": (relayed.KINDS, PARTS), "ckks": (encrypted_ends.KINDS, OPENING), "masks": (KINDS, PHASES)}
 SENT = ("tags", "opening")
 """The phases before which an agent's masked vector has arrived."""
 
 
-def phase_of(message):
-    return PHASES[Invitation if isinstance(message, Invitation) else KINDS[message.content[4]]]
+def phase_of(message, protocol="masks"):
+    kinds, phases = KINDS_OF[protocol]
+    if phases is PHASES and (not isinstance(message, Invitation) or not message.adverts):
+        phases = AGAIN
+    return phases[Invitation if isinstance(message, Invitation) else kinds[message.content[4]]]
 
 
-def at(phase, act, job=2):
+def at(phase, act, job=2, protocol="masks"):
     """A behaviour: it acts in this phase of the sum of a job, each time it is asked."""
 
     async def summed(agent, link, message):
-        return message.job == job and phase_of(message) == phase and await act(agent, link, message)
+        return message.job == job and phase_of(message, protocol) == phase and await act(agent, link, message)
 
     return {"summed": summed}
 
@@ -166,11 +197,11 @@ def replay(sited, federation, rounds):
     return params(state)
 
 
-def masked_of(agent):
+def masked_of(agent, protocol="masks"):
     """The masked vectors that an agent has made, each once, by job."""
-    found = {}
+    found, kinds, vectors = {}, KINDS_OF[protocol][0], PROTOCOLS[protocol].vectors
     for reply in agent.replies:
-        if isinstance(reply, SumReply) and KINDS[reply.content[4]] is MaskedValues:
+        if isinstance(reply, SumReply) and kinds[reply.content[4]] is vectors:
             found.setdefault(reply.job, set()).add(reply.content)
     return found
 
@@ -211,12 +242,35 @@ def test_an_agent_that_begins_anew_in_a_phase_sends_no_second_masked_vector(cert
     with summing(federation, certificates, tmp_path, {1: at(phase, once(begin_anew))}) as sited:
         rounds = sited.rounds(3)
     assert [found.weight for found in rounds] == [5.0, 5.0 if phase in SENT else 4.0, 5.0]
-    why = "The invitation came without a credential" if phase == "adverts" else "Agent 1 was asked for its next step"
+    why = "The invitation came without a credential" if phase == "shares" else "Agent 1 was asked for its next step"
     assert rounds[1].sums["left_sums"] == 1.0
     assert [agent for agent, _ in rounds[1].rejected] == ([] if phase in SENT else [1])
     assert all(f"in the phase {phase!r}: it takes no part: {why}" in reason for _, reason in rounds[1].rejected)
     assert all(len(each) == 1 for each in masked_of(sited.agents[1]).values())
     same(replay(sited, federation, 3), params(sited.state))
+
+
+def test_an_agent_that_begins_anew_after_its_job_and_before_the_sum_takes_part_with_new_keys(certificates, tmp_path):
+    gone = []
+
+    async def done_and_gone(agent, link, task):
+        if task.job != 2 or gone:
+            return False
+        gone.append(agent)
+        await agent.say(link, agent.sums.done(agent.as_kept()))
+        return await begin_anew(agent, link, task)
+
+    async def slowly(agent, link, task):
+        while task.job == 2 and not (gone and any(job == 2 for job, _ in gone[0].sent)):
+            await asyncio.sleep(0.01)  # the other one has not said for the second time that it is done
+        return False
+
+    behaviour = {1: {"act": done_and_gone}, 2: {"act": slowly}}
+    with summing(masked(), certificates, tmp_path, behaviour) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [5.0] * 3
+    assert gone
+    assert not any(found.rejected for found in rounds)
 
 
 @pytest.mark.parametrize("phase", PHASES.values())
@@ -235,6 +289,65 @@ def test_a_phase_ends_without_an_agent_that_says_nothing(certificates, tmp_path,
     same(replay(sited, federation, 3), params(sited.state))
 
 
+OTHER_PHASES = [("additive", phase) for phase in PARTS.values()] + [("ckks", phase) for phase in OPENING.values()]
+
+
+def left_out(protocol, phase):
+    """Whether a sum goes on if an agent leaves in a phase; and then, how many vectors are in it."""
+    if (protocol, phase) == ("additive", "sums"):
+        return False, 0.0
+    return True, 5.0 if phase == "opening" else 4.0
+
+
+@pytest.mark.parametrize(("protocol", "phase"), OTHER_PHASES)
+@pytest.mark.parametrize("act", [leave, begin_anew])
+def test_an_agent_that_leaves_or_begins_anew_is_left_out_unless_all_have_to_stay(
+    certificates, tmp_path, protocol, phase, act
+):
+    """Agent 0, as it is asked first to open an encrypted sum."""
+    federation, first = masked(protocol=protocol), once(act)
+    with summing(federation, certificates, tmp_path, {0: at(phase, first, protocol=protocol)}) as sited:
+        rounds = sited.rounds(3)
+    goes_on, weight = left_out(protocol, phase)
+    after = 4.0 if act is leave else 5.0
+    assert [found.weight for found in rounds] == [5.0, weight, after]
+    assert bool(rounds[1].skipped) is not goes_on
+    if not goes_on:
+        assert "Sums of 4 parties came, and all 5 are needed" in rounds[1].skipped
+    assert all(len(each) == 1 for agent in sited.agents for each in masked_of(agent, protocol).values())
+    same(replay(sited, federation, 3), params(sited.state))
+
+
+@pytest.mark.parametrize(("protocol", "phase"), OTHER_PHASES)
+@pytest.mark.parametrize("act", [lose_the_request, lose_the_reply])
+def test_a_cut_in_any_phase_of_the_other_protocols_changes_nothing(certificates, tmp_path, protocol, phase, act):
+    with summing(
+        masked(protocol=protocol), certificates, tmp_path, {0: at(phase, once(act), protocol=protocol)}
+    ) as sited:
+        rounds = sited.rounds(2)
+    assert [found.weight for found in rounds] == [5.0] * 2
+    assert not any(found.rejected for found in rounds)
+    assert all(len(each) == 1 for each in masked_of(sited.agents[0], protocol).values())
+
+
+async def make_parts_up(agent, link, message):
+    reply = agent.reply(message)
+    head = len(reply.content) - 4 * (4 + 48)
+    made_up = b"".join(reply.content[at : at + 4] + bytes(48) for at in range(head, len(reply.content), 52))
+    await agent.say(link, reply._replace(content=reply.content[:head] + made_up))
+    return True
+
+
+def test_an_agent_that_makes_its_parts_up_is_named_and_left_out(certificates, tmp_path):
+    federation = masked(protocol="additive")
+    with summing(federation, certificates, tmp_path, {1: at("parts", make_parts_up, protocol="additive")}) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [5.0, 4.0, 5.0]
+    assert [agent for agent, _ in rounds[1].rejected] == [1]
+    assert "in the phase 'received': it and another agent don't have each other's" in rounds[1].rejected[0][1]
+    same(replay(sited, federation, 3), params(sited.state))
+
+
 def invited(agent):
     """The jobs to whose sums an agent was invited, once for each attempt."""
     attempts = {message.attempt: message.job for message in agent.told if isinstance(message, Invitation)}
@@ -245,14 +358,15 @@ def others(phase, act, agents=(1, 2)):
     return {k: at(phase, act) for k in agents}
 
 
-@pytest.mark.parametrize("phase", ["adverts", "shares"])
-def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certificates, tmp_path, phase):
+def test_too_few_before_masks_begin_once_more_with_those_that_are_left(certificates, tmp_path):
     federation = masked(minimum=2, phase_s=2.0)
-    with summing(federation, certificates, tmp_path, others(phase, stay_silent, (1, 2, 3))) as sited:
+    with summing(federation, certificates, tmp_path, others("shares", stay_silent, (1, 2, 3))) as sited:
         rounds = sited.rounds(3)
     assert [found.weight for found in rounds] == [5.0, 2.0, 5.0]
     assert not rounds[1].skipped
     assert invited(sited.agents[0]) == [1, 2, 2, 3]
+    told = [message for message in sited.agents[0].told if isinstance(message, Invitation) and message.job == 2]
+    assert [bool(message.adverts) for message in told] == [True, False]  # keys are for one attempt
     same(replay(sited, federation, 3), params(sited.state))
 
 
@@ -416,12 +530,9 @@ def test_an_update_beyond_the_grid_is_left_out_by_its_own_agent(certificates, tm
     same(replay(sited, federation, 3), params(sited.state))
 
 
-@pytest.mark.parametrize("protocol", ["none", "additive", "ckks"])
-def test_other_protocols_are_refused_when_a_coordinator_is_built(certificates, tmp_path, protocol):
-    federation = federate(VALLEY, mean("uniform"), summation=ring_sum(AGENTS, 8.0, protocol=protocol))
-    with pytest.raises(
-        UnsoundError, match=f"protocol = '{protocol}', which (adds numbers|needs two|needs a key).*'masks'"
-    ):
+def test_a_sum_without_messages_is_refused_when_a_coordinator_is_built(certificates, tmp_path):
+    federation = federate(VALLEY, mean("uniform"), summation=ring_sum(AGENTS, 8.0))
+    with pytest.raises(UnsoundError, match=r"protocol = 'none', which adds numbers .* Use one of 'masks', 'additive'"):
         summing(federation, certificates, tmp_path)
 
 
@@ -459,7 +570,7 @@ def test_a_coordinator_that_ends_in_a_sum_gets_no_second_masked_vector_of_the_ve
     result = coordinate(SUMMED, tmp_path / "run", transport, world.address, **given)
     records = [json.loads(line) for line in (result.folder / "records.jsonl").read_text().splitlines()]
     skipped = [record["round"] for record in records if record.get("skipped")]
-    assert skipped == ([] if phase in ("adverts", "shares") else [3])
+    assert skipped == ([] if phase == "shares" else [3])
     for agent in world.agents:
         assert all(len(each) == 1 for each in masked_of(agent).values())
         assert len(set(agent.trained)) == len(agent.trained) == 5

@@ -9,6 +9,8 @@ import pytest
 
 from fedrl.core.errors import ConfigError, SecureSumError, TooFewAgentsError
 from fedrl.secure import Identity, SumAgent, SumPlan, sum_plan
+from fedrl.secure.channel import Channel, agreed
+from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.identity import new_identities
 from fedrl.secure.messages import (
     Advert,
@@ -19,7 +21,9 @@ from fedrl.secure.messages import (
     SurvivorList,
     TagList,
 )
-from fedrl.secure.transcript import advert_text
+from fedrl.secure.shares import commitment
+from fedrl.secure.steps import Steps
+from fedrl.secure.transcript import channel_purpose, committed_seed, set_digest
 from tests.support.secure_sums import Halted, halted
 
 SIX = tuple(range(6))
@@ -114,9 +118,10 @@ class TestTheCoordinator:
             return TagList(tuple((agent, (other if agent in changed else right)[agent]) for agent in SIX[1:]))
 
         machine = there.agents[0]
+        again = copy.copy(machine)
+        again._step = Steps(0, "open", again._forget).take
         with pytest.raises(SecureSumError, match=r"tags from agents \[2, 3, 5\] .* 3 holders .* same set, 4 must be"):
-            copy.copy(machine).open(shown((2, 3, 5)))
-        machine = there.agents[0]
+            again.open(shown((2, 3, 5)))
         assert len(machine.open(shown((2, 3))).shares) == 6
         assert "The tags from agents [2, 3] are not under the set" in machine.faults[0]
 
@@ -148,48 +153,54 @@ class TestTheCoordinator:
         identities = new_identities(SIX)
         before = halted("shares", plan(others), identities).inbox[0]
         there = halted("shares", plan(), identities)
-        present, adverts, tags = there.inbox[0]
-        replayed = AdvertList(present, (before.adverts[0], *adverts[1:]), (before.tags[0], *tags[1:]))
-        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong: it was forged, or made"):
-            there.agents[0].share(replayed)
+        present, adverts = there.inbox[0]
+        with pytest.raises(SecureSumError, match="box from agent 1 to agent 0 does not open"):
+            masked_by_agent_0(there, AdvertList(present, (before.adverts[0], *adverts[1:])))
 
-    @pytest.mark.parametrize("tag", ["of its own key", "for another agent", "of the other direction", "as it was"])
     @pytest.mark.parametrize("field", ["channel_key", "mask_key", "seed_commitment"])
-    def test_that_forges_an_advert_is_found(self, field, tag):
-        identities = new_identities(SIX)
-        there = halted("shares", plan(), identities)
-        present, adverts, tags = there.inbox[0]
+    def test_that_forges_an_advert_is_found(self, field):
+        there = halted("shares", plan())
+        present, adverts = there.inbox[0]
         forged = adverts[0]._replace(**{field: getattr(adverts[1], field)})
-        text = advert_text(plan(), forged)
-        made = {
-            "of its own key": new_identities(SIX)[1].tag_keys(0).tag(text),
-            "for another agent": identities[1].tag_keys(2).tag(text),
-            "of the other direction": identities[0].tag_keys(1).tag(text),
-            "as it was": tags[0][1],
-        }[tag]
-        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong"):
-            there.agents[0].share(AdvertList(present, (forged, *adverts[1:]), ((1, made), *tags[1:])))
+        with pytest.raises(SecureSumError, match="box from agent 1 to agent 0 does not open"):
+            masked_by_agent_0(there, AdvertList(present, (forged, *adverts[1:])))
+
+    def test_that_puts_all_keys_of_an_agent_in_place_of_its_own_can_not_make_its_box(self):
+        """It knows the fresh keys of the channel, and lacks the root that follows from the certified keys."""
+        there, own = halted("shares", plan()), FreshKeys(1)
+        present, adverts = there.inbox[0]
+        sealed = there.step(0, AdvertList(present, (own.public, *adverts[1:])))
+        fresh = agreed(own.take()[0], there.agents[0]._keys.channel_key, "key")
+        channel = Channel(fresh, channel_purpose(plan(), own.public, there.agents[0]._keys), False)
+        bound = set_digest(plan().digest, SIX)
+        assert channel.open(dict(sealed.boxes)[1], bound) is None
+        boxes = {other: dict(there.step(other).boxes)[0] for other in SIX[2:]} | {1: channel.seal(bytes(64), bound)}
+        with pytest.raises(SecureSumError, match="box from agent 1 to agent 0 does not open"):
+            there.agents[0].mask(Delivery(SIX, tuple(sorted(boxes.items()))), there.values[0])
 
     def test_that_shows_the_advert_of_one_agent_as_that_of_another_is_found(self):
         there = halted("shares", plan())
-        present, adverts, tags = there.inbox[0]
-        swapped = AdvertList(present, (adverts[1]._replace(agent=1), *adverts[1:]), ((1, tags[1][1]), *tags[1:]))
-        with pytest.raises(SecureSumError, match="tag of the advert of agent 1 is wrong"):
-            there.agents[0].share(swapped)
+        present, adverts = there.inbox[0]
+        with pytest.raises(SecureSumError, match="box from agent 1 to agent 0 does not open"):
+            masked_by_agent_0(there, AdvertList(present, (adverts[1]._replace(agent=1), *adverts[1:])))
 
-    def test_that_withholds_a_tag_of_an_advert_is_found(self):
+    def test_that_withholds_an_advert_is_found(self):
         there = halted("shares", plan())
-        present, adverts, tags = there.inbox[0]
+        present, adverts = there.inbox[0]
         with pytest.raises(SecureSumError, match="adverts of 4 agents, and 5 of its neighbours are there"):
-            there.agents[0].share(AdvertList(present, adverts, tags[1:]))
+            there.agents[0].share(AdvertList(present, adverts[1:]))
 
-    def test_that_shows_an_agent_another_plan_has_no_adverts_for_it(self):
+    def test_that_shows_an_agent_another_plan_has_no_boxes_for_it_or_from_it(self):
         identities = new_identities(SIX)
         there = halted("shares", plan(), identities)
         misled = SumAgent(new_identities_of(identities, 0), plan(threshold=5))
-        misled.advert()
-        with pytest.raises(SecureSumError, match="for another plan of it"):
-            misled.share(there.inbox[0])
+        own = misled.advert().keys
+        sealed = misled.share(there.inbox[0])
+        for agent in SIX[1:]:
+            present, adverts = there.inbox[agent]
+            boxes = dict(there.step(agent, AdvertList(present, (own, *adverts[1:]))).boxes)
+            assert there.agents[agent]._channels[0].open(dict(sealed.boxes)[agent], there.agents[agent]._digest) is None
+            assert misled._channels[agent].open(boxes[0], misled._digest) is None
 
     @pytest.mark.parametrize("box", ["changed", "of another sender", "cut off"])
     def test_that_substitutes_a_share_is_found(self, box):
@@ -211,7 +222,7 @@ class TestTheCoordinator:
         }
         sealed = {agent: there.step(agent, fewer.get(agent)) for agent in SIX}
         boxes = tuple((other, dict(sealed[other].boxes)[0]) for other in (1, 2, 3, 4))
-        with pytest.raises(SecureSumError, match=r"from agent 2 .* both were shown different lists of agents"):
+        with pytest.raises(SecureSumError, match=r"from agent 2 .* both were shown different plans, lists of agents"):
             there.agents[0].mask(Delivery(SIX[:5], boxes), there.values[0])
 
     @pytest.mark.parametrize(
@@ -239,6 +250,13 @@ class TestTheCoordinator:
         there = halted("opening", plan())
         with pytest.raises(SecureSumError, match="A verified sum needs the tags"):
             there.agents[0].open(SurvivorList(SIX))
+
+
+def masked_by_agent_0(there: Halted, shown: AdvertList) -> MaskedValues:
+    """What agent 0 sends after it was shown these adverts, and the others the true ones."""
+    sealed = {agent: there.step(agent, shown if agent == 0 else None) for agent in SIX}
+    boxes = tuple((other, dict(sealed[other].boxes)[0]) for other in SIX[1:])
+    return there.agents[0].mask(Delivery(SIX, boxes), there.values[0])
 
 
 def new_identities_of(identities: dict[int, Identity], agent: int) -> Identity:
@@ -370,23 +388,14 @@ class TestAnAgent:
         with pytest.raises(SecureSumError, match="is not in the sum any more"):
             there.coordinator.receive(0, MaskedValues(0, np.zeros(SIZE, np.uint32)))
 
-    def test_whose_advert_has_wrong_tags_is_found_by_the_neighbours_that_they_are_for(self):
-        there = halted("adverts", plan())
-        for agent in SIX:
-            advert = there.step(agent)
-            wrong = advert._replace(tags=tuple((other, bytes(16) if other < 3 else tag) for other, tag in advert.tags))
-            there.coordinator.receive(agent, wrong if agent == 5 else advert)
-        there = there._replace(inbox=there.coordinator.close())
-        for agent in SIX[:3]:
-            with pytest.raises(SecureSumError, match="tag of the advert of agent 5 is wrong"):
+    def test_whose_key_is_not_the_certified_one_has_boxes_that_open_for_nobody(self):
+        identities = new_identities(SIX)
+        other = new_identities(SIX)[5]._key
+        identities[5] = Identity(5, other, identities[0].directory)
+        there = halted("masked", plan(), identities)
+        for agent in SIX[:5]:
+            with pytest.raises(SecureSumError, match=f"box from agent 5 to agent {agent} does not open"):
                 there.step(agent)
-        assert there.step(3).boxes
-
-    def test_whose_advert_lacks_tags_is_rejected(self):
-        there = halted("adverts", plan())
-        advert = there.step(0)
-        with pytest.raises(SecureSumError, match="Agent 0 sent 4 tags, which are not one of 16 bytes"):
-            there.coordinator.receive(0, advert._replace(tags=advert.tags[1:]))
 
     @pytest.mark.parametrize("what", ["boxes", "commitments"])
     def test_that_withholds_shares_is_rejected(self, what):
@@ -398,17 +407,17 @@ class TestAnAgent:
     def test_with_a_key_of_small_order_is_found_by_its_neighbour(self):
         identities = new_identities(SIX)
         there = halted("shares", plan(), identities)
-        present, adverts, tags = there.inbox[0]
+        present, adverts = there.inbox[0]
         weak = adverts[0]._replace(channel_key=bytes(32))
-        tag = identities[1].tag_keys(0).tag(advert_text(plan(), weak))
         with pytest.raises(SecureSumError, match="channel key of agent 1 is no X25519 key"):
-            there.agents[0].share(AdvertList(present, (weak, *adverts[1:]), ((1, tag), *tags[1:])))
+            there.agents[0].share(AdvertList(present, (weak, *adverts[1:])))
 
     def test_whose_certified_key_is_of_small_order_is_found_by_its_neighbour(self):
         identities = new_identities(SIX)
         identities[0].directory.add(1, bytes(32))
+        there = halted("shares", plan(), identities)
         with pytest.raises(SecureSumError, match="The key of agent 1 is no X25519 key"):
-            SumAgent(identities[0], plan()).advert()
+            there.step(0)
 
     def test_its_own_vector_of_a_wrong_length_or_type_ends_nothing(self):
         there = halted("masked", plan())
@@ -469,11 +478,9 @@ def test_agents_that_collude_over_a_key_of_small_order_end_the_sum_with_a_senten
     def small(agent):
         made = advert(agent)
         if agent.agent == 4:
-            agent._keys = made.keys._replace(mask_key=bytes(32))
-            text = advert_text(agent.plan, agent._keys)
-            return Advert(
-                agent._keys, tuple((other, identities[4].tag_keys(other).tag(text)) for other, _ in made.tags)
-            )
+            committed = commitment(agent._seed, committed_seed(4, made.keys.channel_key, bytes(32)))
+            agent._keys = made.keys._replace(mask_key=bytes(32), seed_commitment=committed)
+            return Advert(agent._keys)
         return made
 
     monkeypatch.setattr(SumAgent, "advert", small)

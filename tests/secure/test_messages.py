@@ -74,7 +74,7 @@ def test_changed_bytes_are_rejected_or_another_message_and_nothing_else_happens(
 
 
 def head(kind: str) -> bytes:
-    return HEAD.pack(b"FSS2", [each.__name__ for each in KINDS].index(kind), PLAN.digest[:8])
+    return HEAD.pack(b"FSS3", [each.__name__ for each in KINDS].index(kind), PLAN.digest[:8])
 
 
 def row(agent: int, size: int) -> bytes:

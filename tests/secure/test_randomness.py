@@ -168,7 +168,7 @@ def test_every_mask_has_a_key_of_its_own_from_256_bits_of_the_operating_system(m
     keys: list[bytes] = []
     urandom, keystream = os.urandom, masks._keystream
     with monkeypatch.context() as patch:
-        patch.setattr("fedrl.secure.agent.os.urandom", lambda count: asked.append(count) or urandom(count))
+        patch.setattr("fedrl.secure.fresh_keys.os.urandom", lambda count: asked.append(count) or urandom(count))
         patch.setattr(masks, "_keystream", lambda key, counter: keys.append(key) or keystream(key, counter))
         for context in (b"one", b"two"):
             there = halted("opening", sum_plan(context, tuple(range(6)), 5, threshold=4))

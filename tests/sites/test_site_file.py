@@ -13,6 +13,7 @@ from fedrl.core.environment import HostEnvironment
 from fedrl.core.errors import ConfigError
 from fedrl.environments import gridworld
 from fedrl.federation.wire_digest import wire_digest
+from fedrl.secure.ckks import make_key_file
 from fedrl.sites.policy import MayLeave
 from fedrl.sites.site_file import SiteConfig, build_site, load_site, parse_site
 from tests.support.blocks import ROOT, blocks
@@ -98,6 +99,25 @@ def test_its_own_settings_and_environment_take_the_place_of_the_experiments(tmp_
     room = built(tmp_path, 'environment = {name = "ownsite:Room", max_steps = 5}\nsettings = {heat = 2.0}\n')
     assert isinstance(room.federation.learner.environment, HostEnvironment)
     assert room.options == {"restarts": 0}
+
+
+def hiding(protocol):
+    aggregator = 'aggregator = {name = "mean", weighting = "uniform"}'
+    return f'{aggregator}\nsummation = {{name = "ring_sum", largest = 8.0, {protocol}}}'
+
+
+def test_encrypted_sums_need_the_key_that_all_agents_share_and_other_sums_none(tmp_path):
+    make_key_file(tmp_path / "shared.key")
+    named, ckks = 'encryption_key = "shared.key"\n', hiding('protocol = "ckks"')
+    assert built(tmp_path, named, federation=ckks).encryption_key.content == (tmp_path / "shared.key").read_bytes()
+    with pytest.raises(ConfigError, match="encrypts updates with a key that all agents share, and this site has none"):
+        built(tmp_path, federation=ckks)
+    for federation in ("", hiding('protocol = "masks"')):
+        with pytest.raises(ConfigError, match="encryption_key is given, and no update of this federation is encrypted"):
+            built(tmp_path, named, federation=federation)
+    (tmp_path / "shared.key").chmod(0o644)
+    with pytest.raises(ConfigError, match="has mode 0644, so others than its owner may use the key"):
+        built(tmp_path, named, federation=ckks)
 
 
 def test_the_digest_is_that_of_the_experiment_whatever_the_settings(tmp_path):

@@ -1,5 +1,6 @@
 """An agent in secure sums, and a coordinator that lies: the answer is a sentence, never a second masked vector."""
 
+import hashlib
 import re
 import struct
 
@@ -7,11 +8,15 @@ import numpy as np
 import pytest
 
 from fedrl.core.errors import SecureSumError
-from fedrl.secure.coordinator import SumCoordinator
+from fedrl.secure.channel import Channel, agreed
+from fedrl.secure.ckks import new_encryption_key
 from fedrl.secure.credential import KnownSigners, SumSigner
+from fedrl.secure.fresh_keys import FreshKeys, advert_of
 from fedrl.secure.invitation import AgentJob, Terms, invitation
-from fedrl.secure.messages import AdvertList, MaskedValues, OpenedShares, decoded, encoded
-from fedrl.secure.orders import ORDER, JobOrder, check_orders, packed_orders
+from fedrl.secure.messages import Advert, AdvertList, Delivery, MaskedValues, OpenedShares, decoded, encoded
+from fedrl.secure.orders import NO_SUM, ORDER, JobOrder, check_orders, packed_orders
+from fedrl.secure.protocols import PROTOCOLS
+from fedrl.secure.transcript import channel_purpose, set_digest
 from fedrl.sites.memory import Kept, RunMemory
 from fedrl.sites.summing import SiteSums
 from fedrl.wire.secure_sum import Declined, SumReply, SumRequest
@@ -43,16 +48,16 @@ def orders_of(members=range(AGENTS), steps=STEPS, shares=None):
 class Site:
     """An agent whose job is done; `restarted` is a new process in the same folder."""
 
-    def __init__(self, folder, certificates, number):
-        self.given, self.number = (folder, certificates, number), number
+    def __init__(self, folder, certificates, number, terms=TERMS, shared=None):
+        self.given, self.number = (folder, certificates, number, terms, shared), number
         mine = credentials(certificates, f"site-{number}")
         memory = RunMemory(folder / f"site-{number}", RUN, FEDERATION)
-        self.sums = SiteSums(number, TERMS, SumSigner(mine), mine.ca, memory)
+        self.sums = SiteSums(number, terms, SumSigner(mine, shared), mine.ca, memory)
         self.kept = self.done(1, 7)
         self.replies = []
 
     def done(self, job, version):
-        order = tuple(orders_of()[self.number])
+        order = tuple(orders_of()[self.number][:2])
         self.kept = Kept((), job, version, vector=VALUES[self.number].tobytes(), broadcast=HEARD, order=order)
         return self.kept
 
@@ -68,7 +73,7 @@ class Hub:
     """A coordinator that knows all sites."""
 
     def __init__(self, sites, certificates, terms=TERMS):
-        self.sites, self.terms = sites, terms
+        self.sites, self.terms, self.protocol = sites, terms, PROTOCOLS[terms.protocol]
         self.known = KnownSigners(credentials(certificates, "hub").ca, RUN)
         for site in sites:
             self.known.add(site.number, site.sums.credential, f"site-{site.number}")
@@ -85,7 +90,7 @@ class Hub:
     def begin(self, members=tuple(range(AGENTS)), attempt=0, job=1, version=7):
         """Invite members, and take their keys."""
         self.plan = self.terms.plan(version, HEARD.hex(), attempt, orders_of(members))
-        self.machine, self.job, self.attempt = SumCoordinator(self.plan), job, attempt
+        self.machine, self.job, self.attempt = self.protocol.coordinator(self.plan), job, attempt
         return {k: self.invitation(k, members, attempt, job, version) for k in members}
 
     def phase(self, asked):
@@ -93,10 +98,10 @@ class Hub:
         for agent, message in asked.items():
             reply = self.sites[agent].reply(message)
             if isinstance(reply, SumReply):
-                self.machine.receive(agent, decoded(reply.content, self.plan))
-        if self.machine.phase == "opening":
+                self.machine.receive(agent, self.protocol.decoded(reply.content, self.plan))
+        if self.machine.complete:
             return None
-        shown = self.machine.close()
+        shown, encoded = self.machine.close(), self.protocol.encoded
         return {k: SumRequest(self.job, self.attempt, encoded(m, self.plan)) for k, m in shown.items()}
 
 
@@ -159,11 +164,16 @@ def test_agents_that_were_sent_other_parameters_do_not_add(hub):
     adverts = [decoded(hub.sites[k].reply(asked[k]).content, hub.plan) for k in range(4)]
     reply = hub.sites[4].reply(hub.invitation(4, broadcast=other))
     adverts.append(decoded(reply.content, TERMS.plan(7, other, 0, orders_of())))
-    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts[1:])
-    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts[1:]), tags)
-    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, hub.plan)))
+    boxes_of = {}
+    for k in range(AGENTS):
+        plan = hub.plan if k < 4 else TERMS.plan(7, other, 0, orders_of())
+        others = tuple(advert.keys for advert in adverts if advert.agent != k)
+        reply = hub.sites[k].reply(SumRequest(1, 0, encoded(AdvertList(tuple(range(AGENTS)), others), plan)))
+        boxes_of[k] = dict(decoded(reply.content, plan).boxes)
+    delivery = Delivery(tuple(range(AGENTS)), tuple((k, boxes_of[k][0]) for k in range(1, AGENTS)))
+    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(delivery, hub.plan)))
     assert isinstance(reply, Declined)
-    assert "The tag of the advert of agent 4 is wrong" in reply.reason
+    assert "The box from agent 4 to agent 0 does not open: it was replaced, or both were shown" in reply.reason
 
 
 ONE = [0.0, 0.0, 0.0, 1.0, 0.0]
@@ -173,7 +183,7 @@ ONE = [0.0, 0.0, 0.0, 1.0, 0.0]
 def ordered(hub, orders):
     """Agents that have trained by these orders."""
     for site in hub.sites:
-        site.kept = site.kept._replace(order=tuple(orders[site.number]))
+        site.kept = site.kept._replace(order=tuple(orders[site.number][:2]))
 
 
 def test_a_coordinator_that_orders_a_share_for_one_agent_alone_is_declined_by_all(hub):
@@ -189,23 +199,31 @@ def test_a_coordinator_that_hides_this_behind_regular_orders_is_declined_by_thos
     ordered(hub, orders_of(shares=ONE))
     replies = [site.reply(hub.invitation(site.number)) for site in hub.sites]
     assert all(isinstance(reply, Declined) for reply in replies)
-    assert "The order (local steps, share) of the sum is (1, 0.1" in replies[0].reason
-    assert "(1, 0.0) at this agent" in replies[0].reason
+    assert "The order (local steps, share, last sum) of the sum is (1, 0.1" in replies[0].reason
+    assert "(1, 0.0, 4294967295, " in replies[0].reason
 
 
 def test_a_coordinator_that_shows_each_agent_other_orders_has_no_adverts_for_them(hub):
     """Agent 0 takes one step, as all but agent 3 are said to; the others are shown another list."""
     asked, own = hub.begin(), orders_of(steps=(1, 1, 1, 2, 1))
-    hub.sites[0].kept = hub.sites[0].kept._replace(order=tuple(own[0]))
+    hub.sites[0].kept = hub.sites[0].kept._replace(order=tuple(own[0][:2]))
     replies = {k: hub.sites[k].reply(asked[k]) for k in (1, 2, 3, 4)}
     other = hub.sites[0].reply(hub.invitation(0, orders=own))
     assert isinstance(other, SumReply)
     adverts = [decoded(reply.content, hub.plan) for reply in replies.values()]
-    tags = tuple((advert.agent, dict(advert.tags)[0]) for advert in adverts)
-    shown = AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts), tags)
-    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, TERMS.plan(7, HEARD.hex(), 0, own))))
+    plan, boxes = TERMS.plan(7, HEARD.hex(), 0, own), []
+    for k in (1, 2, 3, 4):
+        shown = tuple(advert.keys for advert in adverts if advert.agent != k)
+        shown = tuple(sorted((*shown, decoded(other.content, plan).keys)))
+        reply = hub.sites[k].reply(SumRequest(1, 0, encoded(AdvertList(tuple(range(AGENTS)), shown), hub.plan)))
+        boxes.append((k, dict(decoded(reply.content, hub.plan).boxes)[0]))
+    for shown in (
+        AdvertList(tuple(range(AGENTS)), tuple(advert.keys for advert in adverts)),
+        Delivery(tuple(range(AGENTS)), tuple(boxes)),
+    ):
+        reply = hub.sites[0].reply(SumRequest(1, 0, encoded(shown, plan)))
     assert isinstance(reply, Declined)
-    assert "The tag of the advert of agent 1 is wrong" in reply.reason
+    assert "The box from agent 1 to agent 0 does not open: it was replaced, or both were shown" in reply.reason
 
 
 @pytest.mark.parametrize(
@@ -364,3 +382,261 @@ def test_nobody_gets_both_secrets(hub):
     reply = hub.sites[0].reply(asked[0]._replace(content=asked[1].content))
     assert isinstance(reply, Declined)
     assert "Each step is taken once and in order" in reply.reason
+
+
+KEY = new_encryption_key()
+
+
+@pytest.fixture(params=PROTOCOLS)
+def any_hub(tmp_path, certificates, request):
+    """A coordinator and sites, by each protocol that goes over a network."""
+    terms = TERMS._replace(protocol=request.param)
+    shared = KEY if PROTOCOLS[request.param].has_key else None
+    return Hub([Site(tmp_path, certificates[0], k, terms, shared) for k in range(AGENTS)], certificates[0], terms)
+
+
+def until_vectors(hub, **given):
+    """What each agent is shown to which it answers with what depends on its vector."""
+    asked = hub.begin(**given)
+    for _ in range({"masks": 2, "additive": 2, "ckks": 0}[hub.terms.protocol]):
+        asked = hub.phase(asked)
+    return asked
+
+
+def is_vector(reply, hub):
+    return isinstance(reply, SumReply) and isinstance(
+        hub.protocol.decoded(reply.content, hub.plan), hub.protocol.vectors
+    )
+
+
+def test_a_sum_by_any_protocol_is_that_of_the_vectors(any_hub):
+    asked = any_hub.begin()
+    while asked is not None:
+        assert max(len(message.content) for message in asked.values()) <= any_hub.sites[0].sums.largest_request
+        asked = any_hub.phase(asked)
+    np.testing.assert_array_equal(any_hub.machine.total().view(np.int32), VALUES.sum(axis=0))
+    replies = [reply.content for site in any_hub.sites for reply in site.replies]
+    assert max(len(content) for content in replies) <= any_hub.terms.largest_reply()
+
+
+def test_what_depends_on_a_vector_is_noted_before_it_leaves_and_leaves_once_for_a_version(any_hub):
+    asked = until_vectors(any_hub)
+    site = any_hub.sites[0]
+    assert not site.sums.has_left(site.kept)
+    assert is_vector(site.reply(asked[0]), any_hub)
+    assert site.sums.has_left(site.kept)
+    again = any_hub.sites[0] = site.restarted()
+    any_hub.known.add(0, again.sums.credential)
+    for reply in (again.reply(any_hub.invitation(0)), again.reply(any_hub.invitation(0, attempt=1))):
+        assert isinstance(reply, Declined)
+        assert "has sent a masked vector of version 7 for job 1, and sends no second one" in reply.reason
+
+
+def test_two_processes_of_an_agent_send_one_vector_by_any_protocol(any_hub):
+    first, before = any_hub.sites[0], until_vectors(any_hub)
+    second = any_hub.sites[0] = first.restarted()
+    any_hub.known.add(0, second.sums.credential)
+    assert is_vector(second.reply(until_vectors(any_hub, attempt=1)[0]), any_hub)
+    reply = first.reply(before[0])
+    assert isinstance(reply, Declined)
+    assert "sends no second one" in reply.reason
+
+
+def test_an_invitation_to_another_protocol_is_declined(any_hub):
+    for other in set(PROTOCOLS) - {any_hub.terms.protocol}:
+        reply = any_hub.sites[0].reply(any_hub.invitation(0, protocol=other))
+        assert isinstance(reply, Declined)
+        assert f"The protocol of the sum is {other} in the invitation and {any_hub.terms.protocol}" in reply.reason
+
+
+def test_agents_with_different_keys_of_encrypted_sums_take_no_part(tmp_path, certificates):
+    terms = TERMS._replace(protocol="ckks")
+    sites = [Site(tmp_path, certificates[0], k, terms, KEY) for k in range(AGENTS)]
+    hub, other = (
+        Hub(sites, certificates[0], terms),
+        Site(tmp_path / "other", certificates[0], 1, terms, new_encryption_key()),
+    )
+    said = "Agent 1 has another key for encrypted sums than"
+    with pytest.raises(SecureSumError, match=f"{said} agent 0, .* Give all agents the same file"):
+        hub.known.add(1, other.sums.credential)
+    hub.known._seen[1] = other.sums.credential  # a coordinator that passes it on all the same
+    reply = hub.sites[0].reply(hub.invitation(0))
+    assert isinstance(reply, Declined)
+    assert f"{said} this agent" in reply.reason
+    without = SumSigner(credentials(certificates[0], "site-1")).credential(RUN, 1)
+    hub.known._seen[1] = without
+    assert f"{said} this agent, or one of both has none" in hub.sites[2].reply(hub.invitation(2)).reason
+
+
+def said(hub):
+    """Invitations with the keys that agents have said when their jobs were done, and the coordinator that has them."""
+    plan = hub.plan = hub.terms.plan(7, HEARD.hex(), 0, orders_of())
+    hub.machine, hub.job, hub.attempt = hub.protocol.coordinator(plan), 1, 0
+    contents = {site.number: site.sums.advert(1) for site in hub.sites}
+    for k, content in contents.items():
+        hub.machine.receive(k, Advert(advert_of(k, content)))
+    shown = {k: encoded(message, plan) for k, message in hub.machine.close().items()}
+    return {k: with_keys(hub.invitation(k), shown[k], contents[k]) for k in contents}
+
+
+def with_keys(invited, shown, own):
+    return invited._replace(content=invited.content + shown, adverts=len(shown), own=hashlib.sha256(own).hexdigest())
+
+
+def test_keys_that_were_said_when_a_job_was_done_save_a_phase(hub):
+    asked, phases = said(hub), 0
+    assert hub.sites[0].sums.advert(1) == hub.sites[0].sums.advert(1) != hub.sites[1].sums.advert(1)
+    while asked is not None:
+        assert max(len(message.content) for message in asked.values()) <= hub.sites[0].sums.largest_request
+        asked, phases = hub.phase(asked), phases + 1
+    assert phases == 4
+    np.testing.assert_array_equal(hub.machine.total().view(np.int32), VALUES.sum(axis=0))
+
+
+def test_keys_are_used_in_one_attempt(hub):
+    asked = said(hub)
+    first = hub.sites[0].reply(asked[0])
+    assert isinstance(first, SumReply)
+    again = hub.sites[0].reply(asked[0]._replace(attempt=1))
+    assert isinstance(again, Declined)
+    assert "The keys of agent 0 were used in a sum before" in again.reason
+    keys = []
+    for attempt in (2, 3):
+        plan = hub.terms.plan(7, HEARD.hex(), attempt, orders_of())
+        keys.append(decoded(hub.sites[0].reply(hub.invitation(0, attempt=attempt)).content, plan))
+    public = [advert.keys[1:] for advert in keys] + [advert_of(0, hub.sites[0].sums.advert(1))[1:]]
+    assert len({key for each in public for key in each}) == 9
+
+
+def test_after_a_sum_that_was_not_ended_other_keys_are_said_for_the_same_job(hub):
+    """A coordinator that ends in a sum and begins anew hears again that the job is done."""
+    first, asked = hub.sites[0].sums.advert(1), said(hub)
+    assert hub.sites[0].sums.advert(1) == first
+    assert isinstance(hub.sites[0].reply(asked[0]), SumReply)
+    assert hub.sites[0].sums.advert(1) != first
+    again = said(hub)
+    assert isinstance(hub.sites[0].reply(again[0]._replace(attempt=0)), Declined)  # the same attempt
+    plan = hub.plan = hub.terms.plan(7, HEARD.hex(), 1, orders_of())
+    adverts = {site.number: advert_of(site.number, site.sums.advert(1)) for site in hub.sites}
+    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[k] for k in range(1, AGENTS)))
+    own = hub.sites[0].sums.advert(1)
+    assert isinstance(hub.sites[0].reply(with_keys(hub.invitation(0, attempt=1), encoded(shown, plan), own)), SumReply)
+
+
+def test_keys_of_an_earlier_process_or_job_are_declined(hub):
+    asked = said(hub)
+    again = hub.sites[0].restarted()
+    reply = again.reply(asked[0])
+    assert isinstance(reply, Declined)
+    assert "invited with keys that it does not have: it has begun anew since it said them" in reply.reason
+    again.sums.advert(1)  # others than the coordinator has
+    assert "invited with keys that it does not have" in again.reply(asked[0]._replace(attempt=1)).reason
+    hub.sites[1].sums.advert(2)
+    assert "invited with keys that it does not have" in hub.sites[1].reply(asked[1]).reason
+
+
+def test_a_coordinator_that_puts_keys_of_its_own_in_place_of_an_agents_reads_no_share_and_gets_no_vector(hub):
+    """It knows the channel key, and not the root on which both agents agree by their certified keys."""
+    plan = hub.plan = hub.terms.plan(7, HEARD.hex(), 0, orders_of())
+    contents = {site.number: site.sums.advert(1) for site in hub.sites}
+    own = FreshKeys(1)
+    adverts = {k: advert_of(k, content) for k, content in contents.items()} | {1: own.public}
+    shown = AdvertList(tuple(range(AGENTS)), tuple(adverts[k] for k in range(1, AGENTS)))
+    reply = hub.sites[0].reply(with_keys(hub.invitation(0), encoded(shown, plan), contents[0]))
+    box = dict(decoded(reply.content, plan).boxes)[1]
+    secret = agreed(own.take()[0], adverts[0].channel_key, "key")
+    purpose = channel_purpose(plan, adverts[0], own.public)
+    bound = set_digest(plan.digest, tuple(range(AGENTS)))
+    for root in (b"", bytes(32)):
+        assert Channel(secret + root, purpose, False).open(box, bound) is None
+    root = hub.sites[1].sums._identity
+    hub.sites[1].sums._known.add(0, hub.sites[0].sums.credential)
+    assert Channel(secret + root.root(0), purpose, False).open(box, bound) is not None  # with the root it could
+    forged = Channel(secret, purpose, False).seal(bytes(64), bound)
+    boxes = tuple((k, forged) for k in range(1, AGENTS))
+    reply = hub.sites[0].reply(SumRequest(1, 0, encoded(Delivery(tuple(range(AGENTS)), boxes), plan)))
+    assert isinstance(reply, Declined)
+    assert "The box from agent 1 to agent 0 does not open" in reply.reason
+
+
+def summed(hub, members=tuple(range(AGENTS)), job=1, version=7):
+    """Carry out a sum of these agents."""
+    orders = told_orders(hub, members)
+    plan = hub.plan = hub.terms.plan(version, HEARD.hex(), 0, orders)
+    hub.machine, hub.job, hub.attempt = hub.protocol.coordinator(plan), job, 0
+    asked = {k: hub.invitation(k, members, 0, job, version, orders=orders) for k in members}
+    while asked is not None:
+        asked = hub.phase(asked)
+
+
+def told_orders(hub, members=tuple(range(AGENTS))):
+    """The orders of a coordinator that passes on what each agent says that it was told."""
+    return {k: order._replace(last_sum=hub.sites[k].kept.last_sum) for k, order in orders_of(members).items()}
+
+
+def next_job(hub, job, version, merged=lambda agent: True):
+    """Tell agents verdicts on their jobs; each trains the next one."""
+    for site in hub.sites:
+        last_sum = site.sums.last_sum(site.kept, merged(site.number))
+        site.done(job, version)
+        site.kept = site.kept._replace(last_sum=last_sum)
+
+
+def invited_to(hub, job, version, orders=None):
+    orders = told_orders(hub) if orders is None else orders
+    return [site.reply(hub.invitation(site.number, job=job, version=version, orders=orders)) for site in hub.sites]
+
+
+DIFFERENT = r"Agent \d was told that its update of version 7 was (not )?merged, and this agent that its own was"
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_agents_that_were_all_told_the_same_of_a_sum_add_again(any_hub, merged):
+    summed(any_hub)
+    next_job(any_hub, 2, 8, lambda agent: merged)
+    assert all(isinstance(reply, SumReply) for reply in invited_to(any_hub, 2, 8))
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_coordinator_that_tells_one_agent_another_verdict_gets_no_further_sum_with_it(hub, alone):
+    summed(hub)
+    next_job(hub, 2, 8, lambda agent: (agent == 3) is alone)
+    replies = invited_to(hub, 2, 8)
+    assert all(isinstance(reply, Declined) for reply in replies)
+    assert all(re.match(DIFFERENT, reply.reason) for reply in replies), replies
+
+
+def test_it_can_not_hide_that_in_the_orders(hub):
+    summed(hub)
+    next_job(hub, 2, 8, lambda agent: agent != 3)
+    orders = told_orders(hub)
+    orders[3] = orders[3]._replace(last_sum=orders[0].last_sum)
+    replies = invited_to(hub, 2, 8, orders)
+    assert [isinstance(reply, SumReply) for reply in replies] == [True, True, True, False, True]
+    assert "The order (local steps, share, last sum) of the sum" in replies[3].reason
+
+
+def test_a_sum_without_the_agent_does_not_make_the_others_forget_it(hub):
+    summed(hub)
+    next_job(hub, 2, 8, lambda agent: agent != 3)
+    summed(hub, (0, 1, 2, 4), 2, 8)
+    next_job(hub, 3, 9)
+    replies = invited_to(hub, 3, 9)
+    assert [isinstance(reply, Declined) for reply in replies] == [True, True, True, False, True]
+    assert all(re.match(DIFFERENT, reply.reason) for reply in replies if isinstance(reply, Declined))
+
+
+def test_an_agent_that_was_away_or_lost_its_folder_is_no_different_verdict(hub):
+    summed(hub)
+    next_job(hub, 2, 8)
+    summed(hub, (0, 1, 2, 4), 2, 8)
+    next_job(hub, 3, 9)
+    hub.sites[0].kept = hub.sites[0].kept._replace(last_sum=NO_SUM)
+    assert all(isinstance(reply, SumReply) for reply in invited_to(hub, 3, 9))
+
+
+def test_what_an_agent_was_told_is_on_its_disk(tmp_path):
+    memory = RunMemory(tmp_path, RUN, FEDERATION)
+    for told in (NO_SUM, (7, b"12345678"), (0, bytes(8))):
+        memory.save(Kept(np.zeros(1, np.float32), 1, 7, last_sum=told))
+        assert memory._beside()[-1] == told

@@ -14,13 +14,14 @@ from fedrl.engines.halves import AgentHalf, Order, Verdict
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.network.sum_terms import terms_of
 from fedrl.secure.credential import SumSigner
+from fedrl.secure.orders import NO_SUM
 from fedrl.sites.jobs import reader_of
 from fedrl.sites.memory import Kept, RunMemory
 from fedrl.sites.summing import SiteSums
 from fedrl.transport.local import LocalTransport
 from fedrl.transport.seam import LinkClosedError
 from fedrl.wire.protocol import Answer, Bid, Failed, Hello, Reader, Ready, Sent, Stop, Task, Welcome, sent
-from fedrl.wire.secure_sum import Credential, Invitation, JobDone, SumRequest
+from fedrl.wire.secure_sum import Credential, Invitation, SumRequest
 from tests.support.certified import credentials
 
 
@@ -45,7 +46,7 @@ class DistantAgent:
         run, noise = keys.run.tobytes(), noise_of_seed(keys)
         vectors = hidden(federation.summation) is not None
         self.half = AgentHalf(federation, number, self.setting, run, secret, bids=bids, noise=noise, vectors=vectors)
-        self.sums, self.replies = None, []
+        self.sums, self.replies, self.last_sum = None, [], NO_SUM
         self.bids, self.asked = bids, []
         self.federation, self.number, self.address = federation, number, address
         self.run, self.kept = self.half.start(), None
@@ -96,7 +97,8 @@ class DistantAgent:
         terms = terms_of(self.federation, welcome.run, welcome.agents, digest)
         mine = credentials(self.behaviour["certificates"], f"site-{self.number}")
         memory = RunMemory(self.behaviour["folder"] / f"site-{self.number}", welcome.run, digest)
-        return SiteSums(welcome.agent, terms, SumSigner(mine), mine.ca, memory)
+        signer = SumSigner(mine, self.behaviour.get("shared"))
+        return SiteSums(welcome.agent, terms, signer, mine.ca, memory)
 
     async def summed(self, link: Any, message: Any) -> None:
         """Take a step in a secure sum, unless its behaviour does something else."""
@@ -109,10 +111,14 @@ class DistantAgent:
 
     def reply(self, message: Any) -> Any:
         """Its answer in a secure sum."""
+        return self.sums.reply(message, self.as_kept())
+
+    def as_kept(self) -> Kept:
+        """Its last job, as a site keeps it."""
         (job, version), turn, broadcast = *self.kept, self.broadcast
         vector = b"" if turn.vector is None else turn.vector.tobytes()
-        kept = Kept(self.run, job, version, vector=vector, broadcast=broadcast, order=self.order)
-        return self.sums.reply(message, kept)
+        told = {"order": self.order, "last_sum": self.last_sum}
+        return Kept(self.run, job, version, vector=vector, broadcast=broadcast, **told)
 
     async def answer(self, link: Any, answer: Answer) -> None:
         """Send the update that was asked for."""
@@ -135,6 +141,8 @@ class DistantAgent:
             if self.kept is not None:
                 verdict = Verdict(task.verdict) if task.settled == self.kept[0][0] else Verdict.DROPPED
                 self.run = self.half.settle(self.run, verdict)
+                if self.sums is not None:
+                    self.last_sum = self.sums.last_sum(self.as_kept(), verdict is Verdict.MERGED)
             order = Order(task.version, task.cohort, task.steps, task.share)
             found = await asyncio.to_thread(self.half.train, self.run, broadcast, order)
             self.run, self.kept = found.run, (known, found)
@@ -147,7 +155,7 @@ class DistantAgent:
         if found.failed:
             await self.say(link, Failed(task.job, found.failed))
         elif self.half.vectors:
-            await self.say(link, JobDone(task.job, task.version, found.vector is not None))
+            await self.say(link, self.sums.done(self.as_kept()))
         elif self.bids is not None:
             await self.say(link, Bid(task.job, task.version, found.bid))
         else:

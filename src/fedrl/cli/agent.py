@@ -116,6 +116,7 @@ def serve(site: Site, out: TextIO, as_json: bool) -> None:
         notice=notice,
         options=site.options,
         bids=site.bids,
+        encryption_key=site.encryption_key,
     )
     end, number = asyncio.run(until_signalled(agent))
     leave(end, number)

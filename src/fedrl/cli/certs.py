@@ -135,6 +135,21 @@ def renew_command(
     typer.echo(f"Replace certificate.pem at {name} with that of {made.folder}; the key stays.")
 
 
+@certs.command("encryption-key")
+def encryption_key_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where; it may not exist.")] = Path("encryption.key"),
+) -> None:
+    """At one site: make the key that all agents share in encrypted sums, and the coordinator must not have.
+
+    Whoever has it reads the update of every agent from what the coordinator receives.
+    """
+    from fedrl.secure.ckks import make_key_file
+
+    make_key_file(file)
+    typer.echo(f"The key is in {file}. Copy it to the other sites over a safe channel, such as scp, and never to the")
+    typer.echo(f'coordinator or the authority. Each site.toml names it: encryption_key = "{file.name}"')
+
+
 @certs.command("list")
 def list_command(
     folder: FOLDER = DEFAULT,

@@ -2,6 +2,7 @@
 
     folder/certs/...            the authority, the coordinator's certificate, one per site
     folder/experiment.toml      the experiment, as every party has it
+    folder/sites/encryption.key the key that the sites share, for encrypted sums alone
     folder/sites/site-K.toml    the files of the sites;  folder/sites/site-K.log   what its agent printed
     folder/run                  the run folder of the coordinator
 
@@ -80,6 +81,7 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
     """Make the folder of a federation: experiment, certificates, and a file for each site."""
     from fedrl.config import dump
     from fedrl.config.build import build
+    from fedrl.secure.ckks import make_key_file
     from fedrl.sites.policy import needed
     from fedrl.transport.certificates import init, issue
 
@@ -92,6 +94,9 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
     init(folder / "certs")
     issue(folder / "certs", "hub", "coordinator", ["localhost", "127.0.0.1"])
     (folder / "sites").mkdir()
+    encrypts = experiment.federation.summation.protocol == "ckks"
+    if encrypts:
+        make_key_file(folder / "sites" / "encryption.key")
     # The narrowest policy with which this federation works: a site of one's own writes what it allows itself.
     bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
     found = dataclasses.asdict(needed(experiment.federation, bids))
@@ -105,6 +110,7 @@ def laid_out(folder: Path, config: Config, replayable: bool) -> None:
             'experiment = "../experiment.toml"',
             f'folder = "{name}"',
             f"seed = {experiment.config.seed_list[0]}" if replayable else "",
+            'encryption_key = "encryption.key"' if encrypts else "",
             "[may_leave]",
             *allowed,
         ]

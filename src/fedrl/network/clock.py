@@ -82,6 +82,8 @@ class RealClock(Listening):
         self._gathered, self._began, self._told_s = False, math.nan, math.nan
         self._failures: set[tuple[int, int]] = set()
         """Agents and jobs of the failures since the last entry of the log."""
+        self.said_again: Callable[[AgentNews], None] = lambda news: None
+        """Takes that a job is done once more, which an agent says that has begun anew since."""
 
     def start(self, seed: int) -> RealTime:
         """Return the state at the start of a run."""
@@ -200,6 +202,8 @@ class RealClock(Listening):
         """Count what came again or after the end of its job."""
         roster, agent = self.roster, news.agent
         known = news.job == roster.last_job[agent] and not job
+        if known and news.kind == DONE:
+            self.said_again(news)
         (roster.known if known else roster.late)[agent] += 1
         came = "again" if known else "after the end of its job"
         self._tell("not_taken", f"The message of {self._name(agent)} for job {news.job} came {came}.", agent, news.job)

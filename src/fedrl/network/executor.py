@@ -46,7 +46,6 @@ from fedrl.network.roster import Roster
 from fedrl.network.sessions import Given
 from fedrl.network.sum_terms import certified, code_count, terms_of
 from fedrl.network.summing import Sums
-from fedrl.secure.invitation import largest_reply
 from fedrl.wire.codec import codec, is_sent
 from fedrl.wire.frames import digest_of
 from fedrl.wire.protocol import Task
@@ -136,7 +135,7 @@ class Sites(Executor):
             compile_reading(self._read, self.wire.sent, self.wire.update, self._together)
             return
         terms = terms_of(federation, "", self.agents, wire_digest(federation, setting, names).digest)
-        bridge.serve(membership, self.agents, largest_reply(terms.entries, self.agents), certificates.ca)
+        bridge.serve(membership, self.agents, terms.largest_reply(), certificates.ca)
         terms = terms._replace(run=bridge.run)
         self._sums = Sums(self.clock, terms, code_count(self.wire.decoded), federation.summation.phase_s)
 

@@ -46,6 +46,7 @@ class AgentNews(NamedTuple):
         steps_per_s: Local steps per second, of an agent that is ready; NaN if it does not say.
         time_s: When it happened, by `time.monotonic`.
         fits: Whether the update of a job that is done is within the grid of the sum.
+        last_sum: What it was told of its last sum, of a job that is done where sums hide updates.
         attempt: Number of the attempt at a secure sum, of answers in one.
         copy: What identifies the copy of an agent that is ready, after the message that it is sent at once; None for
             none.
@@ -61,6 +62,7 @@ class AgentNews(NamedTuple):
     steps_per_s: float = math.nan
     time_s: float = 0.0
     fits: bool = True
+    last_sum: str = ""
     attempt: int = 0
     copy: CopyId | None = None
 

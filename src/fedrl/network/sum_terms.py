@@ -10,18 +10,15 @@ from fedrl.core.summation import Summation, hidden
 from fedrl.core.types import Update
 from fedrl.engines.messages import messages
 from fedrl.federation.federation import Federation
+from fedrl.secure.ckks import EncryptionKey
 from fedrl.secure.credential import SumSigner
 from fedrl.secure.invitation import Terms
+from fedrl.secure.protocols import PROTOCOLS
 from fedrl.secure.vector import vector_size
 from fedrl.transport.credentials import Credentials
 from fedrl.transport.seam import Transport
 
-MASKS = "masks"
-WHY_NOT = {
-    "none": "adds numbers in a simulation, where nobody has to be kept from reading them",
-    "additive": "needs two aggregators that don't collude, and a network has one coordinator",
-    "ckks": "needs a key that agents share without the coordinator, and nothing else connects them",
-}
+WHY_NOT = {"none": "adds numbers in a simulation, where nobody has to be kept from reading them"}
 """Why other protocols don't go over a network, by name."""
 
 
@@ -40,7 +37,8 @@ def terms_of(federation: Federation, run: str, agents: int, digest: str) -> Term
     entries = vector_size(code_count(decoded), counts)
     aggregator, samples = federation.aggregator, federation.learner.samples
     weights = tuple(float(aggregator.weight_scale(float(n * samples))) for n in range(1, federation.local_steps + 1))
-    return Terms(run, agents, digest, entries, max(summation.minimum, 2), summation.verified, weights)
+    minimum, verified = max(summation.minimum, 2), summation.verified
+    return Terms(run, agents, digest, entries, minimum, verified, weights, summation.protocol)
 
 
 def code_count(decoded: Update) -> int:
@@ -73,21 +71,56 @@ def check_protocol(summation: Summation) -> None:
     Raises:
         UnsoundError: It does.
     """
-    if summation.protocol != MASKS:
+    if summation.protocol not in PROTOCOLS:
         why = WHY_NOT.get(summation.protocol, "is not one that agents at other sites carry out")
+        known = ", ".join(repr(name) for name in PROTOCOLS)
         raise UnsoundError(
-            f"{summation!r} has protocol = {summation.protocol!r}, which {why}. Use protocol = {MASKS!r}, or simulate "
-            "the federation.",
+            f"{summation!r} has protocol = {summation.protocol!r}, which {why}. Use one of {known}, or simulate the "
+            "federation.",
             reason="hidden",
         )
 
 
-def signer_of(federation: Federation, transport: Transport) -> tuple[SumSigner, bytes] | None:
+def check_encryption_key(federation: Federation, given: bool) -> None:
+    """Refuse encrypted sums without the key that agents share, and the key where nothing is encrypted with it.
+
+    Args:
+        federation: Federation of the site.
+        given: Whether the site has a key.
+
+    Raises:
+        ConfigError: There is none and one is needed, or the other way round.
+    """
+    summation = hidden(federation.summation)
+    needed = summation is not None and summation.protocol in PROTOCOLS and PROTOCOLS[summation.protocol].has_key
+    if needed and not given:
+        raise ConfigError(
+            f"{summation!r} encrypts updates with a key that all agents share, and this site has none. Make one at one "
+            "site with `fedrl certs encryption-key`, copy its file to the others past the coordinator, and name it as "
+            "encryption_key."
+        )
+    if given and not needed:
+        raise ConfigError(
+            "encryption_key is given, and no update of this federation is encrypted with it. Leave it out, or use a "
+            'summation with protocol = "ckks".'
+        )
+
+
+def signer_of(
+    federation: Federation, transport: Transport, encryption_key: EncryptionKey | None = None
+) -> tuple[SumSigner, bytes] | None:
     """Return a site's key for secure sums and its certificate of the authority; None if updates are not hidden in sums.
+
+    Args:
+        federation: Federation of the site.
+        transport: How to reach the coordinator.
+        encryption_key: The key that all agents share in encrypted sums; None for other protocols.
 
     Raises:
         UnsoundError: The protocol of the summation does not go over a network.
-        ConfigError: The transport authenticates nobody, or its certificates can't be read.
+        ConfigError: The transport authenticates nobody, its certificates can't be read, or the key of encrypted sums is
+            missing, or not needed.
     """
     found = certified(federation, transport)
-    return None if found is None else (SumSigner(found), found.ca)
+    check_encryption_key(federation, encryption_key is not None)
+    return None if found is None else (SumSigner(found, encryption_key), found.ca)

@@ -1,6 +1,8 @@
-"""Secure sums with agents at other sites: one `SumCoordinator`, phase by phase, in the thread of the loop.
+"""Secure sums with agents at other sites: one coordinator's end of a protocol, phase by phase, in the loop's thread.
 
-    jobs done --Invitation--> adverts --> shares --> masked vectors --> tags --> opened shares --> sum
+    jobs done --Invitation--> masks:     (adverts) --> shares --> masked vectors --> tags --> opened shares --> sum
+                              additive:  parts --> received --> sums --> sum
+                              ckks:      vectors --> opening, by one agent after the other, until one answers --> sum
                                      |  a phase ends when all have answered, or `phase_s` seconds after it began
                                      +--> too few before a masked vector was sent: once more, with those that are left
 
@@ -26,14 +28,15 @@ from fedrl.engines.executors.records import OpenedUpdates
 from fedrl.engines.inbox import Inbox, PartialSums
 from fedrl.engines.secure_sums import cost_of
 from fedrl.engines.state import Rejection
+from fedrl.network.clock import RealClock
 from fedrl.network.listening import Listening
 from fedrl.network.news import DECLINED, REPLY, AgentNews
-from fedrl.secure.coordinator import SumCoordinator
 from fedrl.secure.drive import CostMeter
+from fedrl.secure.fresh_keys import ADVERT_BYTES, advert_of
 from fedrl.secure.invitation import AgentJob, Terms, invitation
-from fedrl.secure.messages import decoded, encoded
-from fedrl.secure.orders import JobOrder
-from fedrl.secure.plan import SumPlan
+from fedrl.secure.messages import Advert
+from fedrl.secure.orders import NO_SUM, JobOrder, of_text
+from fedrl.secure.protocols import PROTOCOLS, NetworkPlan, NetworkProtocol
 from fedrl.secure.ring import signed
 from fedrl.secure.vector import codes_and_digits
 from fedrl.wire.protocol import LARGEST_INT
@@ -41,8 +44,6 @@ from fedrl.wire.secure_sum import Invitation, SumRequest
 
 ATTEMPTS = 2
 """How often a sum of one version may begin."""
-BEFORE_MASKS = ("adverts", "shares")
-"""The phases after which it may begin again: no masked vector has been asked for."""
 
 
 class Sums:
@@ -55,13 +56,16 @@ class Sums:
         phase_s: Seconds after which a phase ends.
     """
 
-    def __init__(self, clock: Listening, terms: Terms, codes: int, phase_s: float) -> None:
+    def __init__(self, clock: RealClock, terms: Terms, codes: int, phase_s: float) -> None:
         signers = clock.bridge.signers
         assert signers is not None
         self._clock, self._terms, self._phase_s, self._signers = clock, terms, phase_s, signers
         self._codes = codes
         self._passed: dict[int, tuple[int, dict[int, bytes]]] = {}  # connection, and the credentials sent on it
         self._heard = (-1, "")
+        self._said: dict[int, tuple[int, bytes]] = {}  # job, and the keys that an agent has said when it was done
+        self._told: dict[int, tuple[int, bytes]] = {}  # what each agent says that it was told of its last sum
+        clock.said_again = self._said_again
 
     def heard(self, version: int, broadcast: bytes) -> None:
         """Note the broadcast of a version, which agents compare with what they have received."""
@@ -72,7 +76,21 @@ class Sums:
         """Return why the job of an agent counts as rejected, which says that it is done; "" if it may be summed."""
         if news.version != ordered:
             return f"it has trained from version {news.version}, and {ordered} was sent"
-        return "" if news.fits else "its update is not finite, or beyond the grid of the sum"
+        if not news.fits:
+            return "its update is not finite, or beyond the grid of the sum"
+        if news.content and len(news.content) != ADVERT_BYTES:
+            return f"it has said {len(news.content)} bytes of keys for the sum, and {ADVERT_BYTES} were due"
+        try:
+            self._told[news.agent] = of_text(news.last_sum)
+        except SecureSumError as fault:
+            return str(fault)
+        self._said[news.agent] = news.job, news.content
+        return ""
+
+    def _said_again(self, news: AgentNews) -> None:
+        """Take what an agent says that has begun anew before its sum began: it does not have its keys of before."""
+        if self._said.get(news.agent, (0, b""))[0] == news.job:
+            self.why_not(news, news.version)
 
     def open(self, inbox: Inbox) -> OpenedUpdates:
         """Carry out a secure sum over the updates of these agents, and return what was opened."""
@@ -103,7 +121,9 @@ class Sums:
         """Return the sum and who is in it, or None and why it stayed hidden; who dropped out is added to `missing`."""
         members, why = tuple(sorted(jobs)), ""
         roster = self._clock.roster
-        ordered = {k: JobOrder(int(roster.steps[k]), float(roster.share[k])) for k in members}
+        ordered = {
+            k: JobOrder(int(roster.steps[k]), float(roster.share[k]), self._told.get(k, NO_SUM)) for k in members
+        }
         for _ in range(ATTEMPTS):
             # Drawn, so that a coordinator that was restarted does not name a sum as one before it.
             attempt = secrets.randbelow(LARGEST_INT)
@@ -112,15 +132,33 @@ class Sums:
             orders = {k: ordered[k] for k in members}
             plan = self._terms.plan(version, broadcast, attempt, orders)
             each = {k: AgentJob(k, jobs[k], version, broadcast, order) for k, order in orders.items()}
-            one = OneSum(self._clock, plan, attempt, self._phase_s, meter)
-            total, why = one.run(self._invitations(plan, each, attempt))
+            one = OneSum(self._clock, PROTOCOLS[self._terms.protocol], plan, attempt, self._phase_s, meter)
+            said = self._taken(jobs, members)
+            shown = one.advertised(said)
+            total, why = one.run(self._invitations(plan, each, attempt, said, shown))
             missing |= one.missing
             if total is not None or not one.repeatable:
                 return total, one.included if total is not None else (), why
             members = tuple(k for k in members if k not in one.missing)
         return None, (), why
 
-    def _invitations(self, plan: SumPlan, jobs: Mapping[int, AgentJob], attempt: int) -> dict[int, Invitation]:
+    def _taken(self, jobs: Mapping[int, int], members: tuple[int, ...]) -> dict[int, bytes]:
+        """Return the keys that members have said, and forget them; nothing if one of them has said none.
+
+        They are for one attempt: masks of two would be equal. In a further one members say new ones.
+        """
+        said = {agent: self._said.pop(agent, (0, b"")) for agent in members}
+        found = {agent: content for agent, (job, content) in said.items() if job == jobs[agent] and content}
+        return found if len(found) == len(members) else {}
+
+    def _invitations(
+        self,
+        plan: NetworkPlan,
+        jobs: Mapping[int, AgentJob],
+        attempt: int,
+        said: Mapping[int, bytes],
+        shown: Mapping[int, bytes],
+    ) -> dict[int, Invitation]:
         found, orders = {}, {agent: of.order for agent, of in jobs.items()}
         for agent, of in jobs.items():
             number, passed = self._passed.get(agent, (-1, {}))
@@ -130,7 +168,8 @@ class Sums:
             near = {k: self._signers.credential(k) for k in (agent, *plan.neighbours[agent])}
             new = {k: data for k, data in near.items() if passed.get(k) != data}
             passed |= new
-            found[agent] = invitation(plan, self._terms, of, attempt, new, orders)
+            keys = shown.get(agent, b""), said.get(agent, b"")
+            found[agent] = invitation(plan, self._terms, of, attempt, new, orders, *keys)
         return found
 
 
@@ -139,6 +178,7 @@ class OneSum:
 
     Args:
         clock: Where messages of agents come from, and requests go.
+        protocol: How it is carried out.
         plan: The plan of the sum.
         attempt: Number of the attempt, which no other sum of the version has.
         phase_s: Seconds after which a phase ends.
@@ -146,27 +186,39 @@ class OneSum:
 
     Attributes:
         missing: Why agents were dropped, by number.
-        repeatable: Whether the sum was given up before any masked vector was asked for.
+        repeatable: Whether the sum was given up before anything was asked for that depends on a vector.
     """
 
     def __init__(
         self,
         clock: Listening,
-        plan: SumPlan,
+        protocol: NetworkProtocol,
+        plan: NetworkPlan,
         attempt: int,
         phase_s: float,
         meter: CostMeter,
     ) -> None:
         self._clock, self._plan, self._attempt, self._phase_s, self._meter = clock, plan, attempt, phase_s, meter
-        self._machine = SumCoordinator(plan)
+        self._protocol, self._machine = protocol, protocol.coordinator(plan)
         self._last: dict[int, bytes] = {}  # the last message of each agent, which may come again
         self.missing: dict[int, str] = {}
         self.repeatable = False
 
     @property
     def included(self) -> tuple[int, ...]:
-        """The agents whose vectors are in the sum, once their phase is closed."""
+        """The agents whose vectors are in the sum, once that is known."""
         return self._machine.included
+
+    def advertised(self, said: Mapping[int, bytes]) -> dict[int, bytes]:
+        """Take the keys that all members have said, and return what each is shown of them; nothing for none."""
+        machine, plan = self._machine, self._plan
+        if not said:
+            return {}
+        for agent, content in said.items():
+            machine.receive(agent, Advert(advert_of(agent, content)))
+            self._meter.sent[agent] += len(content)
+            self._meter.add(machine.phase, up_bytes=len(content))
+        return {agent: self._protocol.encoded(message, plan) for agent, message in machine.close().items()}
 
     def run(self, invitations: Mapping[int, Invitation]) -> tuple[np.ndarray | None, str]:
         """Carry out the sum; return it, or None and why it stayed hidden."""
@@ -177,19 +229,22 @@ class OneSum:
             phase = machine.phase
             self._exchange(asked, phase)
             try:
-                if phase == "opening":
+                if machine.complete:
                     for wrong in machine.faults:
                         self._clock.tell_sum(wrong)
                     with self._meter.timed(phase, "coordinator_s"):
                         return signed(machine.total(cores())), ""
                 with self._meter.timed(phase, "coordinator_s"):
-                    shown = machine.close()
+                    shown, encoded = machine.close(), self._protocol.encoded
                     asked = {
                         agent: SumRequest(jobs[agent], self._attempt, encoded(message, plan))
                         for agent, message in shown.items()
                     }
+                # Whoever has answered and is out all the same: known once it is known who is in.
+                for agent in set(plan.members if machine.included else ()) - {*machine.included, *self.missing}:
+                    self._drop(agent, phase, "it and another agent don't have each other's messages")
             except SecureSumError as fault:
-                self.repeatable = phase in BEFORE_MASKS and isinstance(fault, TooFewAgentsError)
+                self.repeatable = phase in machine.repeatable and isinstance(fault, TooFewAgentsError)
                 return None, str(fault)
 
     def _exchange(self, asked: Mapping[int, Invitation | SumRequest], phase: str) -> None:
@@ -231,7 +286,7 @@ class OneSum:
             return True
         self._meter.came(phase, news.agent, len(news.content))
         try:
-            self._machine.receive(news.agent, decoded(news.content, self._plan))
+            self._machine.receive(news.agent, self._protocol.decoded(news.content, self._plan))
             self._last[news.agent] = news.content
         except (WireError, SecureSumError) as fault:
             self._drop(news.agent, phase, f"its message is refused: {fault}")

@@ -76,9 +76,33 @@ class AdditivePlan:
             b"fedrl additive sum 1" + struct.pack("<I", len(self.context)) + self.context + numbers
         ).digest()
 
-    def key(self, seed: bytes, agent: int, party: int) -> bytes:
-        """Return the key of a random part."""
-        return derived_key(seed, b"part" + self.digest + struct.pack("<II", agent, party))
+    @property
+    def degree(self) -> int:
+        """Number of the other agents: each sends every other one a part."""
+        return len(self.members) - 1
+
+    @property
+    def threshold(self) -> int:
+        """Number of sums that are needed: those of all, as there are no shares of secrets."""
+        return len(self.members)
+
+    @cached_property
+    def neighbours(self) -> dict[int, tuple[int, ...]]:
+        """The other agents of each agent, ascending."""
+        return {agent: tuple(other for other in self.members if other != agent) for agent in self.members}
+
+    def key(self, seed: bytes, agent: int, party: int, included: Sequence[int] = ()) -> bytes:
+        """Return the key of a random part.
+
+        Args:
+            seed: The 32 bytes that both ends have.
+            agent: Whose vector it is a part of.
+            party: For whom it is.
+            included: Among agents, those in the sum. Two that were told of different ones compute different parts,
+                which don't cancel: who tells them so gets uniformly random numbers.
+        """
+        numbers = struct.pack(f"<{2 + len(included)}I", agent, party, *included)
+        return derived_key(seed, b"part" + self.digest + numbers)
 
 
 class VectorPart(NamedTuple):
@@ -153,8 +177,10 @@ class OwnVector:
         """
         if self._values is None:
             raise SecureSumError(f"Agent {self.agent} was asked to add before it had split its own vector.")
-        rest, given = self._values.copy(), [party for party in parties if party in self._seeds]
-        apply_masks(rest, [Mask(self.plan.key(self._seeds[party], self.agent, party), False) for party in given])
+        rest, there = self._values.copy(), tuple(parties)
+        bound = () if self.plan.aggregators else there
+        given = [party for party in there if party in self._seeds]
+        apply_masks(rest, [Mask(self.plan.key(self._seeds[party], self.agent, party, bound), False) for party in given])
         return rest
 
 
@@ -236,14 +262,14 @@ class PartAdder:
         """
         self._check_once(included, {*self._contents, *(() if own is None else (self.party,))})
         total = np.zeros(self.plan.size, np.uint32) if own is None else own.copy()
-        masks = []
+        masks, bound = [], () if self.plan.aggregators else tuple(included)
         for agent in included:
             if own is not None and agent == self.party:
                 continue
             if self._is_vector(agent):
                 add(total, np.frombuffer(self._contents[agent], WORD))
             else:
-                masks.append(Mask(self.plan.key(self._contents[agent], agent, self.party), True))
+                masks.append(Mask(self.plan.key(self._contents[agent], agent, self.party, bound), True))
         apply_masks(total, masks)
         return PartialSum(self.party, tuple(included), total)
 

@@ -1,7 +1,7 @@
 """The agent's end of a secure sum: messages in, messages out, no clock and no socket.
 
     advert()                    ---Advert-->        fresh keys and a fresh seed
-    share(AdvertList)           ---SealedShares-->  both secrets, split among neighbours and itself
+    share(AdvertList)           ---SealedShares-->  both secrets, split among neighbours and itself, in boxes for them
     mask(Delivery, values)      ---MaskedValues-->  values + own mask + masks with neighbours, which cancel in the sum
     agree(SurvivorList)         ---SurvivorTags-->  if the plan is verified: for each neighbour, that it saw this set
     open(TagList)               ---OpenedShares-->  of each neighbour one share: of its seed, or of its mask key
@@ -15,15 +15,13 @@ https://doi.org/10.1145/3133956.3133982
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from fedrl.core.errors import SecureSumError, TooFewAgentsError
 from fedrl.secure.channel import Channel, TagKeys, agreed
+from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.identity import Identity
 from fedrl.secure.masks import Mask, apply_masks, derived_key
 from fedrl.secure.messages import (
@@ -42,10 +40,10 @@ from fedrl.secure.messages import (
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import as_ring
 from fedrl.secure.shares import commitment, split
+from fedrl.secure.steps import ENDED, Steps
 from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
-    advert_text,
     channel_purpose,
     pair_purpose,
     seed_purpose,
@@ -53,8 +51,6 @@ from fedrl.secure.transcript import (
     share_purpose,
     survivors_text,
 )
-
-ENDED = "it has ended its part in this sum"
 
 
 class SumAgent:
@@ -64,46 +60,35 @@ class SumAgent:
         identity: Its key, and the keys of all agents.
         plan: The plan of the sum.
         threads: Threads that compute masks.
+        keys: Keys that were drawn and advertised before the plan was known; new ones if None.
 
     Attributes:
         faults: Wrong tags of neighbours that were left out, a sentence for all of them.
+        included: The agents whose vectors arrived, as it was shown them; empty before that.
 
     Raises:
-        SecureSumError: The plan doesn't invite the agent, or it has taken part in a sum with this context.
+        SecureSumError: The plan doesn't invite the agent, it has taken part in a sum with this context, or the keys
+            were used in another sum.
     """
 
-    def __init__(self, identity: Identity, plan: SumPlan, threads: int = 1) -> None:
+    def __init__(self, identity: Identity, plan: SumPlan, threads: int = 1, keys: FreshKeys | None = None) -> None:
         self.agent = identity.agent
         if self.agent not in plan.neighbours:
             raise SecureSumError(f"Agent {self.agent} was asked for a sum to which its plan does not invite it.")
         identity.enter(plan.context)
         self.plan, self._identity, self._threads = plan, identity, threads
         self._near = plan.neighbours[self.agent]
-        self._state = "advert"
-        self._channel_key: Any = None
-        self._mask_key: Any = None
-        self._seed: bytes | None = None
+        self._step = Steps(self.agent, "advert", self._forget).take
+        keys = FreshKeys(self.agent) if keys is None else keys
+        self._keys, secrets = keys.public, keys.take()
+        self._channel_key: Any = secrets[0]
+        self._mask_key: Any = secrets[1]
+        self._seed: bytes | None = secrets[2]
         self._channels: dict[int, Channel] = {}
         self._tag_keys: dict[int, TagKeys] = {}
         self.faults: list[str] = []
+        self.included: tuple[int, ...] = ()
         self._held: dict[int, tuple[bytes, bytes]] = {}
-
-    @contextlib.contextmanager
-    def _step(self, name: str, following: str) -> Iterator[None]:
-        """Take one step, once: after an error the agent has ended its part."""
-        expected, self._state = self._state, ENDED
-        if expected != name:
-            self._forget()
-            raise SecureSumError(
-                f"Agent {self.agent} was asked for the step {name!r}, and its next step was {expected!r}. Each step is "
-                "taken once and in order: asked twice, an agent would give away more than the sum."
-            )
-        try:
-            yield
-        except BaseException:
-            self._forget()
-            raise
-        self._state = following
 
     def _forget(self) -> None:
         """Drop secrets and shares: nothing more is given out."""
@@ -115,48 +100,30 @@ class SumAgent:
         self._channels = {}
 
     def advert(self) -> Advert:
-        """Return fresh public keys, with a tag for each neighbour."""
-        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
+        """Return the public keys."""
         with self._step("advert", "share"):
-            self._channel_key = X25519PrivateKey.generate()
-            self._mask_key = X25519PrivateKey.generate()
-            self._seed = os.urandom(SHARE)
-            self._keys = SumKeys(
-                self.agent,
-                self._channel_key.public_key().public_bytes_raw(),
-                self._mask_key.public_key().public_bytes_raw(),
-                commitment(self._seed, seed_purpose(self.plan, self.agent)),
-            )
-            text = advert_text(self.plan, self._keys)
-            return Advert(self._keys, tuple((other, self._identity.tag_keys(other).tag(text)) for other in self._near))
+            return Advert(self._keys)
 
     def share(self, shown: AdvertList) -> SealedShares:
         """Return both secrets, split among the neighbours that advertised, each share in a box for its holder.
 
+        A forged advert is not seen here: boxes between both agents do not open then, for anybody.
+
         Raises:
-            SecureSumError: An advert is forged, of another sum, or missing.
+            SecureSumError: An advert is missing or of no neighbour, or a key is none.
             TooFewAgentsError: Fewer agents than the minimum, or fewer holders than the threshold, advertised.
         """
         with self._step("share", "mask"):
             self._check_present(shown.present, self.plan.members, "advertised")
-            for senders in (tuple(keys.agent for keys in shown.adverts), tuple(sender for sender, _ in shown.tags)):
-                self._check_senders(senders, shown.present, "adverts")
-            tags = dict(shown.tags)
-            for keys in shown.adverts:
-                if not self._identity.tag_keys(keys.agent).fits(tags[keys.agent], advert_text(self.plan, keys)):
-                    raise SecureSumError(
-                        f"The tag of the advert of agent {keys.agent} is wrong: it was forged, or made for another sum "
-                        "or for another plan of it."
-                    )
+            self._check_senders(tuple(keys.agent for keys in shown.adverts), shown.present, "adverts")
             self._adverts = {keys.agent: keys for keys in shown.adverts}
             self._channels = {other: self._channel(advert) for other, advert in self._adverts.items()}
             self._present, self._digest = shown.present, set_digest(self.plan.digest, shown.present)
             return self._sealed()
 
     def _channel(self, other: SumKeys) -> Channel:
-        secret = agreed(self._channel_key, other.channel_key, f"channel key of agent {other.agent}")
-        return Channel(secret, channel_purpose(self.plan, self._keys, other), self.agent < other.agent)
+        fresh = agreed(self._channel_key, other.channel_key, f"channel key of agent {other.agent}")
+        return self._identity.channel(other.agent, channel_purpose(self.plan, self._keys, other), fresh)
 
     def _sealed(self) -> SealedShares:
         assert self._seed is not None
@@ -212,7 +179,7 @@ class SumAgent:
         if plain is None:
             raise SecureSumError(
                 f"The box from agent {sender} to agent {self.agent} does not open: it was replaced, or both were shown "
-                "different lists of agents or keys."
+                "different plans, lists of agents or keys."
             )
         if len(plain) != 2 * SHARE:
             raise SecureSumError(f"The box from agent {sender} has {len(plain)} bytes, and two shares are {2 * SHARE}.")
@@ -244,6 +211,7 @@ class SumAgent:
     def _take_survivors(self, survivors: SurvivorList) -> None:
         self._check_present(survivors.present, self._present, "sent masked vectors")
         self._present, self._digest = survivors.present, set_digest(self._digest, survivors.present)
+        self.included = survivors.present
 
     def open(self, shown: SurvivorList | TagList) -> OpenedShares:
         """Return one share of each neighbour: of its seed if its vector arrived, of its mask key if not; never both.

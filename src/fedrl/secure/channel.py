@@ -1,7 +1,13 @@
 """What two neighbours share in one sum: keys by which they send each other boxes and tags through the coordinator.
 
-    X25519 of both channel keys --HKDF-SHA256(label, both adverts)-->  box key, tag key    from the lower number
-                                                                       box key, tag key    from the higher number
+    X25519 of both channel keys, root of both agents
+        --HKDF-SHA256(label, both adverts)-->  box key, tag key    from the lower number
+                                               box key, tag key    from the higher number
+
+The root follows from the certified keys of both agents (`fedrl.secure.identity`), and channel keys are fresh for each
+sum. So a coordinator that puts a channel key of its own in place of an agent's has no key of the channel, and agents
+that know different adverts or plans have different ones: a box that opens authenticates both adverts, with all that is
+in them, and no signature or tag has to come with them.
 
 A box hides shares and authenticates them. A tag says of a set of agents: this is the one that I was shown. It is an
 HMAC and no signature, because its receiver alone relies on it and has to convince nobody else (Bonawitz et al., 2017,
@@ -11,7 +17,7 @@ have every agent sign the set, and every agent check all signatures). A tag is a
   from the neighbour: not from the coordinator, and not from the receiver itself as in a mirror.
 - The keys follow from channel keys that are fresh for each sum, and from both adverts, which name the plan. So a tag of
   another sum or of another attempt does not fit.
-- Adverts are authenticated: a coordinator that puts a channel key of its own in place of a neighbour's is found.
+- The root is in the keys: a coordinator that puts a channel key of its own in place of a neighbour's has none of them.
 - A neighbour that colludes can confirm different sets to different agents, and could sign them just as well.
 
 References: Krawczyk and Eronen (2010), HKDF, https://doi.org/10.17487/RFC5869; Krawczyk et al. (1997), HMAC, which

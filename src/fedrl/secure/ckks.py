@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,14 @@ class EncryptionKey:
         self.encryptor = seal.Encryptor(context, key)
         self.decryptor = seal.Decryptor(context, key)
 
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes by which agents see that they have the same key; they say nothing about it."""
+        return hashlib.sha256(b"fedrl key of encrypted sums" + self.content).digest()
+
+    def __repr__(self) -> str:
+        return "EncryptionKey(...)"  # never the key
+
     def write(self, path: Path) -> None:
         """Write the key to a file of mode 0600."""
         write_private(path, self.content)
@@ -105,6 +114,20 @@ def new_encryption_key() -> EncryptionKey:
     with _private_file() as file:
         key.save(str(file))
         return EncryptionKey(file.read_bytes())
+
+
+def make_key_file(path: Path) -> None:
+    """Make a key in a file of mode 0600, which did not exist.
+
+    Raises:
+        ConfigError: There is a file, it can't be written, or the package of the extra `he` is missing.
+    """
+    if path.exists():
+        raise ConfigError(
+            f"{path} exists. Agents with another key could not open sums with those that have it. Remove the file "
+            "first if no site uses it, or name another one."
+        )
+    new_encryption_key().write(path)
 
 
 def encrypted(key: EncryptionKey, values: np.ndarray) -> bytes:

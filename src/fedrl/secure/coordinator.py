@@ -42,6 +42,7 @@ from fedrl.secure.shares import commitment, joined
 from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
+    committed_seed,
     pair_purpose,
     seed_purpose,
     set_digest,
@@ -65,6 +66,9 @@ class SumCoordinator:
         faults: Wrong shares that were left out, a sentence each.
     """
 
+    repeatable: tuple[str, ...] = PHASES[:2]
+    """The phases after which a sum may begin again: no masked vector has been asked for."""
+
     def __init__(self, plan: SumPlan) -> None:
         self.plan = plan
         self.phase = PHASES[0]
@@ -76,6 +80,11 @@ class SumCoordinator:
         self._sum = np.zeros(plan.size, np.uint32)
         self._adverts: dict[int, SumKeys] = {}
         self._sealed: dict[int, SealedShares] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the sum is what comes next, and no further phase."""
+        return self.phase == "opening"
 
     def receive(self, sender: int, message: SumMessage) -> None:
         """Take a message.
@@ -108,7 +117,6 @@ class SumCoordinator:
         self._came[sender] = take(message)
 
     def _take_advert(self, advert: Advert) -> Advert:
-        self._check_rows(advert.agent, "tags", advert.tags, self.plan.neighbours[advert.agent], TAG)
         return advert
 
     def _take_shares(self, sealed: SealedShares) -> SealedShares:
@@ -194,12 +202,10 @@ class SumCoordinator:
 
     def _close_adverts(self, came: dict[int, Advert]) -> dict[int, SumMessage]:
         self._adverts, self.phase = {agent: advert.keys for agent, advert in came.items()}, "shares"
-        tags, shown = {agent: dict(advert.tags) for agent, advert in came.items()}, dict[int, SumMessage]()
-        for agent in came:
-            near = self._near(agent, came)
-            keys, own_tags = (self._adverts[other] for other in near), ((other, tags[other][agent]) for other in near)
-            shown[agent] = AdvertList(self._present, tuple(keys), tuple(own_tags))
-        return shown
+        return {
+            agent: AdvertList(self._present, tuple(self._adverts[other] for other in self._near(agent, came)))
+            for agent in came
+        }
 
     def _close_shares(self, came: dict[int, SealedShares]) -> dict[int, SumMessage]:
         self._sealed, self.phase = came, "masked"
@@ -244,7 +250,9 @@ class SumCoordinator:
     def _own_key(self, agent: int) -> bytes:
         """Return the key of the own mask of an agent whose vector arrived."""
         seed, purpose = self._joined(agent), seed_purpose(self.plan, agent)
-        if commitment(seed, purpose) != self._adverts[agent].seed_commitment:
+        advert = self._adverts[agent]
+        committed = committed_seed(agent, advert.channel_key, advert.mask_key)
+        if commitment(seed, committed) != advert.seed_commitment:
             raise self._made_up(agent)
         return derived_key(seed, purpose)
 

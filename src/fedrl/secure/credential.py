@@ -1,6 +1,7 @@
 """Certified keys: in secure sums agents know each other by keys that the authority of the federation stands behind.
 
-    authority  --signs-->  certificate of an agent  --its key signs-->  run, number, name, X25519 key
+    authority  --signs-->  certificate of an agent  --its key signs-->  run, number, name, X25519 key,
+                                                                        fingerprint of the key of encrypted sums
 
 A coordinator passes credentials on and can make none without the key of the authority, so it can't be the neighbours of
 an agent. Certificates are those of `fedrl.transport`; the X25519 key is drawn by each process and is in no file.
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedrl.core.errors import ConfigError, SecureSumError
+from fedrl.secure.ckks import EncryptionKey
 from fedrl.secure.extra import check_cryptography
 from fedrl.secure.identity import Directory, Identity
 from fedrl.transport.credentials import Credentials
 from fedrl.transport.x509_parts import common_name, role_of
 
-PURPOSE = b"fedrl sum key 2"
+PURPOSE = b"fedrl sum key 3"
 LENGTH = struct.Struct("<H")
 MOST_BYTES = 4096
 """The largest credential."""
@@ -31,12 +33,14 @@ class SumCredential(NamedTuple):
     Attributes:
         certificate: Its certificate, DER.
         key: Its public X25519 key, 32 bytes.
-        signature: ECDSA signature by the key of the certificate, under run, number, name and key.
+        signature: ECDSA signature by the key of the certificate, under run, number, name, key and fingerprint.
+        fingerprint: Of the key that all agents share in encrypted sums: `EncryptionKey.fingerprint`; else empty.
     """
 
     certificate: bytes
     key: bytes
     signature: bytes
+    fingerprint: bytes = b""
 
     def encoded(self) -> bytes:
         """Return the credential as bytes."""
@@ -50,7 +54,7 @@ def decoded(data: bytes) -> SumCredential:
         SecureSumError: They are none.
 
     >>> decoded(SumCredential(b"abc", b"de", b"f").encoded())
-    SumCredential(certificate=b'abc', key=b'de', signature=b'f')
+    SumCredential(certificate=b'abc', key=b'de', signature=b'f', fingerprint=b'')
     """
     parts, at = [], 0
     while at + LENGTH.size <= len(data) <= MOST_BYTES:
@@ -67,12 +71,13 @@ class SumSigner:
 
     Args:
         credentials: The certificate of the agent, and its key.
+        encryption_key: The key that all agents share in encrypted sums; None for other protocols.
 
     Raises:
         ConfigError: The certificate or its key can't be read.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, encryption_key: EncryptionKey | None = None) -> None:
         check_cryptography()
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
@@ -85,6 +90,12 @@ class SumSigner:
             raise ConfigError("The certificate or the key of this agent can't be read. Copy both again.") from fault
         self._certificate, self._name = _der(certificate), common_name(certificate.subject)
         self._key: Any = X25519PrivateKey.generate()
+        self.encryption_key = encryption_key
+
+    @property
+    def fingerprint(self) -> bytes:
+        """The fingerprint of the key of encrypted sums; empty without one."""
+        return b"" if self.encryption_key is None else self.encryption_key.fingerprint
 
     def __repr__(self) -> str:
         return "SumSigner(...)"  # never a key
@@ -95,9 +106,9 @@ class SumSigner:
         from cryptography.hazmat.primitives.asymmetric import ec
 
         public = self._key.public_key().public_bytes_raw()
-        text = certified_text(run, number, self._name, public)
+        text = certified_text(run, number, self._name, public, self.fingerprint)
         signature = self._certified.sign(text, ec.ECDSA(hashes.SHA256()))
-        return SumCredential(self._certificate, public, signature).encoded()
+        return SumCredential(self._certificate, public, signature, self.fingerprint).encoded()
 
     def identity(self, number: int, directory: Directory) -> Identity:
         """Return the agent's identity in the sums of a run."""
@@ -110,6 +121,7 @@ class KnownSigners:
     Args:
         authority: Certificate of the authority, PEM, as this end has it.
         run: Identity of the run.
+        fingerprint: That of the key of encrypted sums, which all agents have to have; None: that of any other agent.
 
     Attributes:
         directory: The keys.
@@ -118,7 +130,7 @@ class KnownSigners:
         ConfigError: The certificate of the authority can't be read.
     """
 
-    def __init__(self, authority: bytes, run: str) -> None:
+    def __init__(self, authority: bytes, run: str, fingerprint: bytes | None = None) -> None:
         check_cryptography()
         from cryptography import x509
 
@@ -127,6 +139,7 @@ class KnownSigners:
         except ValueError as fault:
             raise ConfigError("The certificate of the authority can't be read. Copy ca.pem again.") from fault
         self._run, self._names, self._seen = run, dict[int, str](), dict[int, bytes]()
+        self._fingerprint, self._fingerprints = fingerprint, dict[int, bytes]()
         self.directory = Directory({})
 
     def __contains__(self, number: int) -> bool:
@@ -145,8 +158,8 @@ class KnownSigners:
             name: Name that the agent has to have; any name that no other agent of the run has without it.
 
         Raises:
-            SecureSumError: It is forged, expired, of another authority, role, run or agent, or the name is another
-                agent's.
+            SecureSumError: It is forged, expired, of another authority, role, run or agent, the name is another
+                agent's, or the agent has another key for encrypted sums.
         """
         if self._seen.get(number) == data:
             return
@@ -162,8 +175,23 @@ class KnownSigners:
         other = next((each for each, known in self._names.items() if known == found and each != number), None)
         if other is not None:
             raise SecureSumError(f"Agents {other} and {number} are both {found!r}, so one agent would count twice.")
+        self._check_fingerprint(number, credential.fingerprint)
         self.directory.add(number, credential.key)
         self._names[number], self._seen[number] = found, data
+        self._fingerprints[number] = credential.fingerprint
+
+    def _check_fingerprint(self, number: int, found: bytes) -> None:
+        """Refuse an agent whose vector nobody else could decrypt."""
+        known = {agent: each for agent, each in self._fingerprints.items() if agent != number}
+        whose, expected = next(iter(known.items()), (None, found))
+        if self._fingerprint is not None:
+            whose, expected = None, self._fingerprint
+        if found != expected:
+            other = "this agent" if whose is None else f"agent {whose}"
+            raise SecureSumError(
+                f"Agent {number} has another key for encrypted sums than {other}, or one of both has none, so nobody "
+                "could open their sum. Give all agents the same file, made by `fedrl certs encryption-key`."
+            )
 
     def _certified_name(self, credential: SumCredential, number: int) -> str:
         from cryptography import x509
@@ -188,7 +216,7 @@ class KnownSigners:
         if role != "agent" or not isinstance(public, ec.EllipticCurvePublicKey):
             raise SecureSumError(f"{who} has the certificate of a {role}, and agents alone take part in sums.")
         try:
-            text = certified_text(self._run, number, name, credential.key)
+            text = certified_text(self._run, number, name, credential.key, credential.fingerprint)
             public.verify(credential.signature, text, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
             raise SecureSumError(
@@ -198,9 +226,9 @@ class KnownSigners:
         return name
 
 
-def certified_text(run: str, number: int, name: str, key: bytes) -> bytes:
+def certified_text(run: str, number: int, name: str, key: bytes, fingerprint: bytes = b"") -> bytes:
     """Return what the key of an agent's certificate signs."""
-    parts = [PURPOSE, run.encode(), struct.pack("<I", number), name.encode(), key]
+    parts = [PURPOSE, run.encode(), struct.pack("<I", number), name.encode(), key, fingerprint]
     return b"".join(LENGTH.pack(len(part)) + part for part in parts)
 
 

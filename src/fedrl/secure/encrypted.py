@@ -17,7 +17,10 @@ compute from the vectors: rounding removes the noise as a whole.
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +57,7 @@ class EncryptedSumPlan:
         members: Numbers of the invited agents, ascending.
         size: Number of entries of a vector.
         minimum: The least number of vectors in a sum that an agent opens.
+        context: What makes this sum unlike every other one, where messages of several may be mixed up: `context_of`.
 
     Raises:
         ConfigError: Such a sum would hide nothing, has too many agents, or the package of the extra `he` is missing.
@@ -62,6 +66,7 @@ class EncryptedSumPlan:
     members: tuple[int, ...]
     size: int
     minimum: int
+    context: bytes = b""
 
     def __post_init__(self) -> None:
         check_encryption(len(self.members))
@@ -77,6 +82,40 @@ class EncryptedSumPlan:
     def largest(self) -> int:
         """The largest magnitude of an entry: with one more, the sum of all would not fit into 32 bits."""
         return (2**31 - 1) // len(self.members)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The hash of the plan."""
+        count = len(self.members)
+        numbers = struct.pack(f"<{3 + count}I", self.size, self.minimum, count, *self.members)
+        return hashlib.sha256(
+            b"fedrl encrypted sum 1" + struct.pack("<I", len(self.context)) + self.context + numbers
+        ).digest()
+
+    @property
+    def vector_ciphertexts_bytes(self) -> int:
+        """Bytes of an encrypted vector."""
+        return ckks.ciphertexts_of(self.size) * ckks.VECTOR_BYTES
+
+    @property
+    def sum_ciphertexts_bytes(self) -> int:
+        """Bytes of an encrypted sum."""
+        return ckks.ciphertexts_of(self.size) * ckks.SUM_BYTES
+
+    @property
+    def degree(self) -> int:
+        """Number of the other agents, all of which have the same key."""
+        return len(self.members) - 1
+
+    @property
+    def threshold(self) -> int:
+        """Number of agents that are needed to open the sum: any one."""
+        return 1
+
+    @cached_property
+    def neighbours(self) -> dict[int, tuple[int, ...]]:
+        """The other agents of each agent, ascending."""
+        return {agent: tuple(other for other in self.members if other != agent) for agent in self.members}
 
 
 class EncryptedVector(NamedTuple):

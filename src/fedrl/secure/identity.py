@@ -1,14 +1,14 @@
 """Who is who in secure sums: long-lived X25519 keys, which agents know from elsewhere than the coordinator.
 
-    own key, key of the other one --X25519, HKDF-SHA256(numbers, keys)-->  a tag key for each direction
+    own key, key of the other one --X25519, HKDF-SHA256(numbers, keys)--> root --> a channel for each sum
 
-Two agents authenticate their adverts to each other by tags (`fedrl.secure.channel`) under keys that they agree on once.
-So an advert needs no signature: each neighbour checks the tag that is for it, which costs a hash. A coordinator that
+Two agents agree once on a root that nobody else has, and the keys of their channels follow from it
+(`fedrl.secure.channel`). So what they send each other through a coordinator needs no signature. A coordinator that
 could say which key belongs to whom could be all of an agent's neighbours, and read its vector.
 
 What signatures have besides: whoever steals the key of an agent can pose as the others to this agent alone, which has
-no secret from the thief any more (key-compromise impersonation). And the coordinator can't check tags: an agent that
-makes one up is found by the neighbour that it is for, which leaves the sum, as it does for a wrong box.
+no secret from the thief any more (key-compromise impersonation). And the coordinator can't check a box: an agent that
+makes one up is found by the neighbour that it is for, which leaves the sum.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrl.core.errors import SecureSumError
-from fedrl.secure.channel import TagKeys, agreed
+from fedrl.secure.channel import Channel, agreed
 from fedrl.secure.extra import check_cryptography
-from fedrl.secure.masks import KEY_BYTES, derived_keys
+from fedrl.secure.masks import KEY_BYTES, derived_key
 
 MOST_PAIRS = 64
 """For how many agents keys are kept. With more neighbours than that, which change, most would not be used again."""
@@ -74,29 +74,40 @@ class Identity:
     def __init__(self, agent: int, key: Any, directory: Directory) -> None:
         self.agent, self.directory = agent, directory
         self._key, self._public = key, key.public_key().public_bytes_raw()
-        self._pairs: dict[int, tuple[bytes, TagKeys]] = {}
+        self._roots: dict[int, tuple[bytes, bytes]] = {}
         self._contexts: set[bytes] = set()
 
-    def tag_keys(self, other: int) -> TagKeys:
-        """Return the keys by which this agent and another one authenticate what they send each other.
+    def root(self, other: int) -> bytes:
+        """Return the 32 bytes on which this agent and another one agree, and which nobody else has.
 
         Raises:
             SecureSumError: The other one is unknown, or its key is none.
         """
         public = self.directory.key(other)
-        before, keys = self._pairs.get(other, (b"", None))
-        if keys is None or before != public:
-            if len(self._pairs) >= MOST_PAIRS:
-                self._pairs.clear()
-            keys = self._agreed(other, public)
-            self._pairs[other] = public, keys
-        return keys
+        found = self._roots.get(other)
+        if found is None or found[0] != public:
+            if len(self._roots) >= MOST_PAIRS:
+                self._roots.clear()
+            found = self._roots[other] = public, self._agreed(other, public)
+        return found[1]
 
-    def _agreed(self, other: int, public: bytes) -> TagKeys:
+    def _agreed(self, other: int, public: bytes) -> bytes:
         ends = sorted(((self.agent, self._public), (other, public)))
         purpose = b"agents" + b"".join(struct.pack("<I", agent) + key for agent, key in ends)
-        keys = derived_keys(agreed(self._key, public, f"key of agent {other}"), purpose, 2)
-        return TagKeys(*(keys if self.agent < other else reversed(keys)))
+        return derived_key(agreed(self._key, public, f"key of agent {other}"), purpose)
+
+    def channel(self, other: int, purpose: bytes, fresh: bytes = b"") -> Channel:
+        """Return this agent's end of a channel to another one, through a coordinator that can't open its boxes.
+
+        Args:
+            other: Number of the other agent.
+            purpose: What the channel is for, the same at both ends; for one purpose an agent opens one channel.
+            fresh: What both agree on by keys that are drawn for this channel, if there are such.
+
+        Raises:
+            SecureSumError: The other one is unknown, or its key is none.
+        """
+        return Channel(fresh + self.root(other), purpose, self.agent < other)
 
     def enter(self, context: bytes) -> None:
         """Note that the agent takes part in a sum, once.
@@ -118,8 +129,7 @@ def new_identities(agents: tuple[int, ...]) -> dict[int, Identity]:
     """Return identities of agents that know each other's keys, for simulations and tests.
 
     >>> identities = new_identities((0, 1))
-    >>> tag = identities[0].tag_keys(1).tag(b"hello")
-    >>> identities[1].tag_keys(0).fits(tag, b"hello")
+    >>> identities[0].root(1) == identities[1].root(0)
     True
     """
     check_cryptography()

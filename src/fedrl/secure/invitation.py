@@ -9,23 +9,24 @@ with the rule of the federation, and all else with its own federation, job and b
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
 from fedrl.core.errors import SecureSumError
-from fedrl.secure.channel import TAG
 from fedrl.secure.credential import MOST_BYTES
-from fedrl.secure.graph import default_degree
-from fedrl.secure.messages import BOX, COUNT, HASH, HEAD, KEY_PARTS
+from fedrl.secure.messages import COUNT
 from fedrl.secure.orders import ORDER, JobOrder, check_orders, orders_digest, packed_orders
-from fedrl.secure.plan import SumPlan, context_of, sum_plan
-from fedrl.secure.ring import WORD
+from fedrl.secure.plan import context_of
+from fedrl.secure.protocols import PROTOCOLS, NetworkPlan
 from fedrl.wire.secure_sum import Invitation
 
 ENTRY = struct.Struct("<IH")
 """Number of an agent, and the bytes of its credential, which follow."""
+MOST_REQUEST = 1 << 22
+"""The largest invitation in bytes, whatever number of agents the coordinator says that there are."""
 
 
 class Terms(NamedTuple):
@@ -39,6 +40,7 @@ class Terms(NamedTuple):
         minimum: The least number of vectors in a sum.
         verified: Whether agents compare which sets of agents they were shown.
         weights: The weight that the aggregator gives to an agent with 1, 2, ... local steps, up to the most of a job.
+        protocol: Name of the protocol, one of `fedrl.secure.protocols.PROTOCOLS`.
     """
 
     run: str
@@ -48,8 +50,9 @@ class Terms(NamedTuple):
     minimum: int
     verified: bool
     weights: tuple[float, ...]
+    protocol: str = "masks"
 
-    def plan(self, version: int, broadcast: str, attempt: int, orders: Mapping[int, JobOrder]) -> SumPlan:
+    def plan(self, version: int, broadcast: str, attempt: int, orders: Mapping[int, JobOrder]) -> NetworkPlan:
         """Return the plan of a sum with the usual degree and threshold.
 
         Args:
@@ -64,7 +67,27 @@ class Terms(NamedTuple):
         """
         digests = bytes.fromhex(self.federation), bytes.fromhex(broadcast)
         context = context_of(self.run, version, *digests, attempt, orders=orders_digest(orders))
-        return sum_plan(context, tuple(sorted(orders)), self.entries, minimum=self.minimum, verified=self.verified)
+        members = tuple(sorted(orders))
+        return PROTOCOLS[self.protocol].plan(context, members, self.entries, self.minimum, self.verified)
+
+    def largest_reply(self) -> int:
+        """Return the largest message of an agent in a sum, or before it about its key, in bytes.
+
+        >>> Terms("", 10, "", 10_000, 2, True, ()).largest_reply(), Terms("", 10, "", 10, 2, True, ()).largest_reply()
+        (40017, 4096)
+        """
+        return max(PROTOCOLS[self.protocol].largest(self.entries, self.agents)[0], MOST_BYTES)
+
+    def largest_request(self) -> int:
+        """Return the largest message to an agent in a sum, in bytes: an invitation, or what follows it.
+
+        An agent has the number of entries from its own federation, and the number of agents from the coordinator.
+        """
+        protocol = PROTOCOLS[self.protocol]
+        rows = COUNT.size + (COUNT.size + ORDER.size) * self.agents
+        credentials = rows + (protocol.near(self.agents) + 1) * (ENTRY.size + MOST_BYTES)
+        of_agents = min(credentials + protocol.largest(1, self.agents)[1], MOST_REQUEST)
+        return of_agents + protocol.largest(self.entries, 2)[1]
 
 
 class AgentJob(NamedTuple):
@@ -86,12 +109,14 @@ class AgentJob(NamedTuple):
 
 
 def invitation(
-    plan: SumPlan,
+    plan: NetworkPlan,
     terms: Terms,
     of: AgentJob,
     attempt: int,
     credentials: Mapping[int, bytes],
     orders: Mapping[int, JobOrder],
+    adverts: bytes = b"",
+    own: bytes = b"",
 ) -> Invitation:
     """Return the invitation of an agent.
 
@@ -102,6 +127,8 @@ def invitation(
         attempt: A number that no other sum of the version has.
         credentials: Credentials of neighbours that this connection has not had yet, by number.
         orders: The order of each member.
+        adverts: The message with the keys of neighbours, if all members have said theirs; else empty.
+        own: The keys that the agent has said, if so.
     """
     members = COUNT.pack(len(plan.members)) + struct.pack(f"<{len(plan.members)}I", *plan.members)
     rows = [ENTRY.pack(agent, len(data)) + data for agent, data in sorted(credentials.items())]
@@ -113,14 +140,17 @@ def invitation(
         degree=plan.degree,
         threshold=plan.threshold,
         minimum=plan.minimum,
-        verified=plan.verified,
+        verified=terms.verified,
         federation=terms.federation,
         broadcast=of.broadcast,
-        content=b"".join([members, packed_orders(orders), *rows]),
+        protocol=terms.protocol,
+        adverts=len(adverts),
+        own=hashlib.sha256(own).hexdigest() if adverts else "",
+        content=b"".join([members, packed_orders(orders), *rows, adverts]),
     )
 
 
-def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
+def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> NetworkPlan:
     """Return the plan of a sum to which an agent is invited, as the agent makes it itself.
 
     Args:
@@ -138,11 +168,14 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
         ("federation", terms.federation, given.federation),
         ("broadcast", mine.broadcast, given.broadcast),
         ("number of entries", terms.entries, given.entries),
+        ("protocol", terms.protocol, given.protocol),
     ):
         if here != there:
             raise _differs(what, here, there)
     if given.minimum < terms.minimum:
         raise _differs("minimum of agents", f"{terms.minimum} or more", given.minimum)
+    if given.adverts > len(given.content):
+        raise SecureSumError(f"An invitation announces {given.adverts} bytes of keys, and was cut off.")
     if terms.verified and not given.verified:
         raise _differs("comparison of survivors (verified)", terms.verified, given.verified)
     if mine.agent not in orders or len(orders) < given.minimum:
@@ -152,7 +185,7 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
             "vector of this agent."
         )
     if orders[mine.agent] != mine.order:
-        raise _differs("order (local steps, share)", tuple(mine.order), tuple(orders[mine.agent]))
+        raise _differs("order (local steps, share, last sum)", _said(mine.order), _said(orders[mine.agent]))
     check_orders(orders, terms.agents, terms.weights)
     own = terms._replace(minimum=given.minimum, verified=given.verified)
     plan = own.plan(mine.version, mine.broadcast, given.attempt, orders)
@@ -160,6 +193,10 @@ def accepted(given: Invitation, terms: Terms, mine: AgentJob) -> SumPlan:
         if here != there:
             raise _differs(what, here, there)
     return plan
+
+
+def _said(order: JobOrder) -> tuple[int, float, int, str]:
+    return order.steps, order.share, order.last_sum[0], order.last_sum[1].hex()
 
 
 def _differs(what: str, here: object, there: object) -> SecureSumError:
@@ -180,7 +217,7 @@ def contents(given: Invitation, agents: int) -> tuple[dict[int, JobOrder], dict[
         SecureSumError: They are none.
     """
     try:
-        return _read(given.content, agents)
+        return _read(given.content[: max(len(given.content) - given.adverts, 0)], agents)
     except struct.error as fault:
         raise SecureSumError(f"An invitation of {len(given.content)} bytes was cut off ({fault}).") from None
 
@@ -193,7 +230,10 @@ def _read(data: bytes, agents: int) -> tuple[dict[int, JobOrder], dict[int, byte
     if any(a >= b for a, b in pairwise(members)) or members[-1] >= agents:
         raise SecureSumError(f"An invitation names agents twice, out of order, or beyond the {agents} that there are.")
     at += COUNT.size * count
-    orders = {k: JobOrder(*ORDER.unpack_from(data, at + place * ORDER.size)) for place, k in enumerate(members)}
+    orders = {}
+    for place, agent in enumerate(members):
+        steps, share, *last = ORDER.unpack_from(data, at + place * ORDER.size)
+        orders[agent] = JobOrder(steps, share, (last[0], last[1]))
     at += ORDER.size * count
     found: dict[int, bytes] = {}
     while at < len(data):
@@ -203,23 +243,3 @@ def _read(data: bytes, agents: int) -> tuple[dict[int, JobOrder], dict[int, byte
             raise SecureSumError(f"An invitation has a credential of agent {agent} twice, of nobody, or cut off.")
         found[agent] = data[at - size : at]
     return orders, found
-
-
-def largest_reply(entries: int, agents: int) -> int:
-    """Return the largest message of an agent in a sum, or before it about its key, in bytes.
-
-    >>> largest_reply(10_000, 10), largest_reply(10, 10)
-    (40017, 4096)
-    """
-    holders = default_degree(max(agents, 2)) + 1
-    shares = HEAD.size + 3 * COUNT.size + holders * (COUNT.size + BOX) + holders * (COUNT.size + 2 * HASH)
-    return max(HEAD.size + COUNT.size + entries * WORD.itemsize, shares, MOST_BYTES)
-
-
-def largest_request(agents: int) -> int:
-    """Return the largest message to an agent in a sum, in bytes: an invitation with all credentials, or adverts."""
-    near = default_degree(max(agents, 2))
-    credentials = COUNT.size + (COUNT.size + ORDER.size) * agents + near * (ENTRY.size + MOST_BYTES)
-    of_one = 2 * COUNT.size + sum(KEY_PARTS) + TAG
-    adverts = HEAD.size + 2 * COUNT.size + -(-agents // 8) + near * of_one
-    return max(credentials, adverts)

@@ -1,7 +1,7 @@
 """The messages of a secure sum, and their bytes.
 
     agent                                   coordinator
-    Advert         ---------------------->              fresh public keys, a tag for each neighbour
+    Advert         ---------------------->              fresh public keys
                    <----------------------  AdvertList  those of the neighbours, and who advertised
     SealedShares   ---------------------->              a box for each neighbour, and commitments
                    <----------------------  Delivery    the boxes from the neighbours, and who sent some
@@ -11,6 +11,9 @@
                    <----------------------  TagList     those from the neighbours
     OpenedShares   ---------------------->              one share of each neighbour, and its own
 
+Messages of other protocols that go over a network are with their machines (`relayed`, `encrypted_ends`), and have the
+same head and fields.
+
 Every length follows from the plan and from a count that is compared with the plan before anything is read. Agents are
 in ascending order, each once; sets of agents are bitmaps over the plan's members.
 """
@@ -18,22 +21,25 @@ in ascending order, each once; sets of agents are bitmaps over the plan's member
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from fedrl.core.errors import WireError
 from fedrl.secure.channel import TAG
-from fedrl.secure.plan import SumPlan
+from fedrl.secure.masks import KEY_BYTES
 from fedrl.secure.ring import WORD
 
 PUBLIC, HASH, SHARE = 32, 32, 32
 BOX = 2 * SHARE + 16
 """Bytes of a box: a share of each secret, and the tag that authenticates them."""
+PART_BOX = KEY_BYTES + 16
+"""Bytes of a box with a part of a vector (`fedrl.secure.additive`), and the tag that authenticates it."""
 HEAD = struct.Struct("<4sB8s")
 COUNT = struct.Struct("<I")
-MAGIC = b"FSS2"
+MAGIC = b"FSS3"
 
 
 class SumKeys(NamedTuple):
@@ -57,11 +63,9 @@ class Advert(NamedTuple):
 
     Attributes:
         keys: Its keys.
-        tags: For each neighbour, the tag under them that this neighbour can check.
     """
 
     keys: SumKeys
-    tags: tuple[tuple[int, bytes], ...]
 
     @property
     def agent(self) -> int:
@@ -75,12 +79,10 @@ class AdvertList(NamedTuple):
     Attributes:
         present: All agents that advertised.
         adverts: The keys of each neighbour among them.
-        tags: The tag of each that is for this agent.
     """
 
     present: tuple[int, ...]
     adverts: tuple[SumKeys, ...]
-    tags: tuple[tuple[int, bytes], ...]
 
 
 class SealedShares(NamedTuple):
@@ -172,13 +174,40 @@ KINDS: tuple[type[Any], ...] = (
     *(Advert, AdvertList, SealedShares, Delivery, MaskedValues),
     *(SurvivorList, SurvivorTags, TagList, OpenedShares),
 )
-ROWS = {"boxes": BOX, "commitments": 2 * HASH, "tags": TAG, "shares": SHARE}
+ROWS = {"boxes": BOX, "commitments": 2 * HASH, "tags": TAG, "shares": SHARE, "parts": PART_BOX}
+SIZED = ("vector_ciphertexts", "sum_ciphertexts")
+"""Fields whose bytes are a property of the plan of the same name with `_bytes` after it."""
 KEY_PARTS = (PUBLIC, PUBLIC, HASH)
 
 
-def encoded(message: SumMessage, plan: SumPlan) -> bytes:
-    """Return a message as bytes."""
-    parts = [HEAD.pack(MAGIC, KINDS.index(type(message)), plan.digest[:8])]
+@runtime_checkable
+class AnyPlan(Protocol):
+    """What messages follow from, of every protocol's plan."""
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Numbers of the invited agents, ascending."""
+
+    @property
+    def size(self) -> int:
+        """Number of entries of a vector."""
+
+    @property
+    def degree(self) -> int:
+        """Number of neighbours of an agent."""
+
+    @property
+    def neighbours(self) -> dict[int, tuple[int, ...]]:
+        """The neighbours of each agent, ascending."""
+
+    @property
+    def digest(self) -> bytes:
+        """The hash of the plan."""
+
+
+def encoded(message: Any, plan: AnyPlan, kinds: tuple[type[Any], ...] = KINDS) -> bytes:
+    """Return a message as bytes; `kinds` are those of its protocol."""
+    parts = [HEAD.pack(MAGIC, kinds.index(type(message)), plan.digest[:8])]
     values: tuple[Any, ...] = message
     for name, value in zip(message._fields, values, strict=True):
         if name == "agent":
@@ -198,9 +227,10 @@ def encoded(message: SumMessage, plan: SumPlan) -> bytes:
     return b"".join(parts)
 
 
-def encoded_size(message: SumMessage, plan: SumPlan) -> int:
+def encoded_size(message: SumMessage, plan: AnyPlan) -> int:
     """Return the bytes of a message.
 
+    >>> from fedrl.secure.plan import SumPlan
     >>> plan = SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2)
     >>> encoded_size(MaskedValues(0, np.zeros(1000, np.uint32)), plan)
     4017
@@ -210,16 +240,18 @@ def encoded_size(message: SumMessage, plan: SumPlan) -> int:
     return len(encoded(message, plan))
 
 
-def decoded(data: bytes, plan: SumPlan) -> SumMessage:
+def decoded(data: bytes, plan: AnyPlan, kinds: tuple[type[Any], ...] = KINDS) -> Any:
     """Return the message of these bytes.
 
     Args:
         data: The bytes of one message.
         plan: The plan of the receiver, which limits every length.
+        kinds: The kinds of messages of its protocol.
 
     Raises:
         WireError: They are no message, or one of another sum.
 
+    >>> from fedrl.secure.plan import SumPlan
     >>> plan = SumPlan(b"example", (0, 1, 2), 1, 2, 2, 2)
     >>> decoded(encoded(SurvivorList((0, 2)), plan), plan)
     SurvivorList(present=(0, 2))
@@ -227,38 +259,36 @@ def decoded(data: bytes, plan: SumPlan) -> SumMessage:
     if len(data) < HEAD.size:
         raise WireError(f"A message of a secure sum has {len(data)} bytes, fewer than its head: it was cut off.")
     magic, kind, digest = HEAD.unpack_from(data)
-    if magic != MAGIC or kind >= len(KINDS):
+    if magic != MAGIC or kind >= len(kinds):
         raise WireError("Bytes came that are no message of a secure sum: the other end speaks another protocol.")
     if digest != plan.digest[:8]:
         raise WireError(
-            f"A message {KINDS[kind].__name__} of another secure sum, or of another plan of this one, came."
+            f"A message {kinds[kind].__name__} of another secure sum, or of another plan of this one, came."
         )
-    return _Reading(data, plan, KINDS[kind]).message()
+    return _Reading(data, plan, kinds[kind]).message()
 
 
 class _Reading:
     """Reads the fields of one message in order."""
 
-    def __init__(self, data: bytes, plan: SumPlan, kind: type[Any]) -> None:
+    def __init__(self, data: bytes, plan: AnyPlan, kind: type[Any]) -> None:
         self.data, self.plan, self.kind, self.at = data, plan, kind, HEAD.size
 
-    def message(self) -> SumMessage:
+    def message(self) -> Any:
         names = self.kind._fields
         fields = [self.field(name) for name in names]
         if self.at != len(self.data):
             raise WireError(f"{self.kind.__name__} has {len(self.data) - self.at} bytes too many: it is damaged.")
-        message: SumMessage = self.kind(*fields)
-        return message
+        return self.kind(*fields)
 
     def field(self, name: str) -> Any:
-        if name == "agent":
-            return self.agent()
-        if name == "present":
-            return self.members()
+        alone: dict[str, Callable[[], Any]] = {"agent": self.agent, "present": self.members, "keys": self.keys}
+        if name in alone:
+            return alone[name]()
         if name == "values":
             return np.frombuffer(self.bytes(self.plan.size * WORD.itemsize), WORD)
-        if name == "keys":
-            return self.keys()
+        if name in SIZED:
+            return self.bytes(getattr(self.plan, f"{name}_bytes"))
         if name == "adverts":
             return self.ascending([self.keys() for _ in range(self.count())])
         return self.ascending([(self.agent(), self.bytes(ROWS[name])) for _ in range(self.count())])
@@ -305,7 +335,7 @@ def _key_bytes(keys: SumKeys) -> bytes:
     return COUNT.pack(keys.agent) + b"".join(keys[1:])
 
 
-def _bitmap(present: tuple[int, ...], plan: SumPlan) -> bytes:
+def _bitmap(present: tuple[int, ...], plan: AnyPlan) -> bytes:
     found = set(present)
     bits = sum(1 << place for place, member in enumerate(plan.members) if member in found)
     return bits.to_bytes(-(-len(plan.members) // 8), "little")

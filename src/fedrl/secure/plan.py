@@ -10,7 +10,7 @@ from functools import cached_property
 from fedrl.core.errors import ConfigError
 from fedrl.secure.graph import circulant, default_degree, default_threshold, random_order
 
-PROTOCOL = b"fedrl secure sum 2"
+PROTOCOL = b"fedrl secure sum 3"
 LARGEST_NUMBER = 2**31 - 1
 
 

@@ -36,7 +36,7 @@ def mask_phases(plan: SumPlan) -> tuple[PhaseBytes, ...]:
     """Return the phases of a sum with masks.
 
     >>> [phase.up for phase in mask_phases(SumPlan(b"example", (0, 1, 2), 1000, 2, 2, 2))]
-    [157, 397, 4017, 61, 129]
+    [113, 397, 4017, 61, 129]
     """
     head, near, members = HEAD.size, plan.degree, -(-len(plan.members) // 8)
     who, keys = COUNT.size, COUNT.size + sum(KEY_PARTS)
@@ -46,10 +46,10 @@ def mask_phases(plan: SumPlan) -> tuple[PhaseBytes, ...]:
 
     opened, tagged = head + who + rows(near + 1, SHARE), head + rows(near, TAG)
     phases = (
-        PhaseBytes("adverts", 0, keys + tagged),
+        PhaseBytes("adverts", 0, head + keys),
         PhaseBytes(
             "shares",
-            members + COUNT.size + near * keys + tagged,
+            head + members + COUNT.size + near * keys,
             head + who + rows(near, BOX) + rows(near + 1, 2 * HASH),
         ),
         PhaseBytes("masked", head + members + rows(near, BOX), head + who + plan.size * WORD.itemsize),

@@ -1,4 +1,4 @@
-"""What both ends of a secure sum compute in the same way: texts under tags, purposes of keys, digests of sets."""
+"""What both ends of a secure sum compute in the same way: purposes of keys, texts under tags, digests of sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEED, MASK_KEY = b"seed", b"mask key"
 
 
 def advert_text(plan: SumPlan, keys: SumKeys) -> bytes:
-    """Return what the tags of an advert are under; an advert of another sum has another plan."""
+    """Return what an advert is in one sum; what is derived from it in another sum has another plan."""
     return b"advert" + plan.digest + struct.pack("<I", keys.agent) + b"".join(keys[1:])
 
 
@@ -33,8 +33,13 @@ def share_purpose(plan: SumPlan, secret: bytes, owner: int, agent: int) -> bytes
     return b"share of " + secret + plan.digest + struct.pack("<II", owner, agent)
 
 
+def committed_seed(owner: int, channel_key: bytes, mask_key: bytes) -> bytes:
+    """Return what the commitment to a seed is for, which is drawn together with these keys."""
+    return b"seed beside" + struct.pack("<I", owner) + channel_key + mask_key
+
+
 def seed_purpose(plan: SumPlan, owner: int) -> bytes:
-    """Return what the commitment to a seed, and the mask from it, are for."""
+    """Return what the mask from a seed is for."""
     return b"own mask" + plan.digest + struct.pack("<I", owner)
 
 

@@ -28,7 +28,7 @@ from fedrl.federation.federation import Federation
 from fedrl.federation.wire_digest import as_json, wire_digest
 from fedrl.network.sum_terms import signer_of, terms_of
 from fedrl.records.lock import hold
-from fedrl.secure.invitation import largest_request
+from fedrl.secure.ckks import EncryptionKey
 from fedrl.sites.connection import Connection, expected, largest_broadcast
 from fedrl.sites.job_loop import JobLoop, SiteEnd
 from fedrl.sites.jobs import RunJobs, RunRefusedError, check_welcome, rehearse, setting_for
@@ -57,8 +57,6 @@ from fedrl.wire.secure_sum import Credential, Invitation, JobDone, SumRequest
 
 HEARD = (Task, Answer, Invitation, SumRequest, Taken, Pause, Resume, Stop)
 """The kinds of messages that may come to an agent that is ready."""
-MOST_REQUEST = 1 << 22
-"""The largest message of a secure sum in bytes, whatever number of agents the coordinator says that there are."""
 ANSWER_S = 60.0
 """Seconds that a coordinator may take to answer `Hello`."""
 LEAVE_S = 2.0
@@ -95,10 +93,11 @@ class SiteAgent:
         options: Options of the executor, such as `workers` for environments on the host.
         bids: Reports that an agent says in a bid before its update, `UploadBudget.requested` of the experiment's upload
             budget; None without a budget.
+        encryption_key: The key that all agents share and the coordinator lacks, for sums with protocol "ckks".
 
     Raises:
-        ConfigError: The federation would let out what `may_leave` does not allow, or hides updates in sums and the
-            transport has no certificates for that.
+        ConfigError: The federation would let out what `may_leave` does not allow, hides updates in sums and the
+            transport has no certificates for that, or `encryption_key` is missing or not needed.
         UnsoundError: It hides updates in sums by a protocol that does not go over a network.
 
     >>> import tempfile
@@ -130,6 +129,7 @@ class SiteAgent:
         clock: Callable[[], float] = time.time,
         options: Mapping[str, Any] | None = None,
         bids: tuple[str, ...] | None = None,
+        encryption_key: EncryptionKey | None = None,
     ) -> None:
         self._may_leave, self._bids = MayLeave() if may_leave is None else may_leave, bids
         check_federation(self._may_leave, federation, leaving_of(federation, bids))
@@ -139,7 +139,7 @@ class SiteAgent:
         self._notice, self._clock = notice, clock
         self._digest = wire_digest(federation, federation.learner.environment.params, bids)
         self._largest = largest_broadcast(federation)
-        self._signer = signer_of(federation, transport)
+        self._signer = signer_of(federation, transport, encryption_key)
         self._steps_per_s: float | None = None
         self._stopped, self._welcomed, self._stop_why = asyncio.Event(), False, ""
 
@@ -288,7 +288,7 @@ class SiteAgent:
         assert self._work.jobs is not None
         copy = await asyncio.to_thread(lambda jobs: jobs.copy_id, self._work.jobs)
         if self._work.jobs.sums is not None:
-            connection.allow(min(largest_request(first.agents), MOST_REQUEST))
+            connection.allow(self._work.jobs.sums.largest_request)
             await connection.send(Credential(self._work.jobs.sums.credential))
         await connection.send(Ready(math.nan if speed is None else speed, *copy))
         self._say("ready", "Its programs are compiled; it waits for a job.")

@@ -88,6 +88,10 @@ def would_leave(federation: Federation, may_leave: MayLeave, bids: tuple[str, ..
         found += [
             WouldLeave("Credential", "key", None, clear, "its certificate, and the key by which it is known in sums"),
             WouldLeave("JobDone", "fits", 1, clear, "whether the update is finite and within the grid of the sum"),
+            WouldLeave("JobDone", "keys", None, clear, "public keys that are drawn for one sum by masks"),
+            WouldLeave(
+                "JobDone", "last_sum", 12, clear, "what the coordinator said of its last summed update, for others"
+            ),
             WouldLeave("SumReply", "shares", None, clear, "keys, shares and tags of each sum, without any data"),
         ]
     for each in leaving_of(federation, bids):

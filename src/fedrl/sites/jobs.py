@@ -207,7 +207,8 @@ class RunJobs:
         if vector and not failed:
             heard, order = self._half.digest_of(broadcast), (task.steps, task.share)
             kept = kept._replace(vector=vector, broadcast=heard, order=order)
-        kept = kept._replace(beyond=turn.beyond)
+        last_sum = self.kept.last_sum if self.sums is None else self.sums.last_sum(self.kept, verdict is Verdict.MERGED)
+        kept = kept._replace(beyond=turn.beyond, last_sum=last_sum)
         if failed:
             kept = kept._replace(run=self._half.settle(turn.run, Verdict.DROPPED))
         return kept
@@ -227,7 +228,7 @@ class RunJobs:
         if kept.failed:
             return Failed(kept.job, one_line(kept.failed, MOST_REASON) if self._may_leave.reasons else "")
         if self.sums is not None:
-            return JobDone(kept.job, kept.version, bool(kept.vector))
+            return self.sums.done(kept)
         if self._bids is not None:
             return Bid(kept.job, kept.version, kept.bid)
         return Sent(kept.job, kept.version, kept.update)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from fedrl.core.errors import RunError, reason
 from fedrl.core.keys import ROOT_BYTES, Root
 from fedrl.engines.halves.agent import AgentRun
 from fedrl.engines.halves.saved import load, load_beside, save
+from fedrl.secure.orders import LAST_SUM, NO_SUM
 
 IDENTITY = re.compile("[0-9a-f]{32}")
 """Identities of runs. They name folders, so nothing else is accepted."""
@@ -46,6 +48,8 @@ class Kept(NamedTuple):
         vector: The vector for a secure sum, int32, in place of the update where it is hidden in one; else empty.
         broadcast: SHA-256 of the broadcast from which the vector was trained, 32 bytes; empty without a vector.
         order: Local steps and share of the job, with a vector; else zeros.
+        last_sum: What the agent was told before the job of the last sum in which its vector was, where sums hide
+            updates (`fedrl.secure.orders.JobOrder`).
         beyond: Why there is no vector, in this process alone: a number is not finite or beyond the grid of the sum.
     """
 
@@ -59,6 +63,7 @@ class Kept(NamedTuple):
     vector: bytes = b""
     broadcast: bytes = b""
     order: tuple[int, float] = (0, 0.0)
+    last_sum: tuple[int, bytes] = NO_SUM
     beyond: str = ""
 
 
@@ -184,6 +189,8 @@ class RunMemory:
         if kept.vector:
             beside |= {name: np.frombuffer(getattr(kept, name), np.uint8) for name in ("vector", "broadcast")}
             beside["order"] = np.array(kept.order, np.float64)  # exact: steps are below 2^31, shares of float32
+        if kept.last_sum != NO_SUM:
+            beside["last_sum"] = np.frombuffer(LAST_SUM.pack(*kept.last_sum), np.uint8)
         if copy:
             beside |= {"copy_number": np.array([number], np.int64), "copy": np.frombuffer(copy, np.uint8)}
         save(self.folder / STATE, "agent", self.federation, kept.run, beside)
@@ -199,7 +206,7 @@ class RunMemory:
 
     def last_job(self) -> int:
         """Return the number of the last job that is on the disk; 0 for none."""
-        return self._beside()[0] if self.has_state else 0
+        return int(self._beside()[0]) if self.has_state else 0
 
     def masked(self) -> MaskedNote | None:
         """Return the note about the last masked vector; None if none has left.
@@ -224,7 +231,8 @@ class RunMemory:
         """
         write_private(self.folder / "masked.json", json.dumps(note._asdict()).encode())
 
-    def _beside(self) -> tuple[int, int, bytes, str, bytes, tuple[int, bytes], bytes, bytes, tuple[int, float]]:
+    def _beside(self) -> tuple[Any, ...]:
+        """Return the fields of `Kept` after the state."""
         path = self.folder / STATE
         found = load_beside(path, "agent", self.federation)
         try:
@@ -235,8 +243,9 @@ class RunMemory:
             nothing = np.zeros(0, np.uint8)
             bid, *summed = (found.get(name, nothing).tobytes() for name in ("bid", "vector", "broadcast"))
             steps, share = found.get("order", np.zeros(2)).tolist()
-            return job, version, update, failed.decode(), bid, copy, *summed, (int(steps), share)
-        except (KeyError, ValueError, IndexError) as fault:
+            told = LAST_SUM.unpack(found["last_sum"].tobytes()) if "last_sum" in found else NO_SUM
+            return job, version, update, failed.decode(), bid, copy, *summed, (int(steps), share), told
+        except (KeyError, ValueError, IndexError, struct.error) as fault:
             raise _damaged(path, fault) from fault
 
 

@@ -7,6 +7,7 @@ certificates = "site-1"            # folder with ca.pem, certificate.pem and key
 experiment = "experiment.toml"     # the site's own copy: nothing is taken from the coordinator
 environment = "mysite:make_env"    # instead of the experiment's
 settings = {capacity = 3.0}        # instead of its fleet
+encryption_key = "encryption.key"  # for encrypted sums alone: the same file at all sites, and not at the coordinator
 
 [may_leave]
 reports = ["loss"]
@@ -36,6 +37,8 @@ from fedrl.core.imports import search_beside
 from fedrl.core.ranges import NonNegative, Whole, check_ranges, ranges_of
 from fedrl.core.types import PyTree
 from fedrl.federation.federation import Federation
+from fedrl.network.sum_terms import check_encryption_key
+from fedrl.secure.ckks import EncryptionKey
 from fedrl.sites.policy import MayLeave, check_federation, check_guarantee, leaving_of
 from fedrl.transport.grpc_transport import split
 
@@ -57,6 +60,8 @@ class SiteConfig:
         seed: Seed of the run, only for runs that are replayable.
         proxy: HTTP proxy, "http://HOST:PORT"; by default that of the variable `https_proxy`.
         give_up_s: Seconds without a coordinator after which the agent ends; by default it never does.
+        encryption_key: File with the key that all agents share in sums with protocol "ckks", as `fedrl certs
+            encryption-key` makes it; None for other protocols.
         may_leave: What may leave this site.
     """
 
@@ -69,6 +74,7 @@ class SiteConfig:
     seed: Whole | None = None
     proxy: str | None = None
     give_up_s: NonNegative | None = None
+    encryption_key: str | None = None
     may_leave: MayLeave = field(default_factory=MayLeave)
 
     def __post_init__(self) -> None:
@@ -88,6 +94,7 @@ class Site(NamedTuple):
         setting_of: `number -> parameters of the environment` of the agent with this number.
         options: Options of the executor.
         bids: Reports that leave in a bid before each update, under an upload budget; None for no bids.
+        encryption_key: The key of encrypted sums; None for other protocols.
     """
 
     config: SiteConfig
@@ -95,6 +102,7 @@ class Site(NamedTuple):
     setting_of: Callable[[int], PyTree]
     options: dict[str, Any]
     bids: tuple[str, ...] | None = None
+    encryption_key: EncryptionKey | None = None
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -108,7 +116,9 @@ def load_site(path: Path) -> SiteConfig:
     """
     found = parse_site(toml_of(path))
     paths: dict[str, Any] = {
-        name: str(path.parent / getattr(found, name)) for name in ("certificates", "experiment", "folder")
+        name: str(path.parent / getattr(found, name))
+        for name in ("certificates", "experiment", "folder", "encryption_key")
+        if getattr(found, name) is not None
     }
     search_beside(path.parent)
     return replace(found, **paths)
@@ -162,7 +172,7 @@ def build_site(config: SiteConfig) -> Site:
 
     Raises:
         ConfigError: The experiment or the environment is wrong, has no single server, or would let out what the site
-            does not allow.
+            does not allow; or the key of encrypted sums is missing, not needed, damaged, or may be read by others.
         UnsoundError: The parts of the experiment can't be combined.
     """
     data = tables_of(Path(config.experiment))
@@ -186,6 +196,8 @@ def build_site(config: SiteConfig) -> Site:
     bids = None if experiment.upload_budget is None else experiment.upload_budget.requested
     check_federation(config.may_leave, experiment.federation, leaving_of(experiment.federation, bids))
     check_guarantee(config.may_leave, experiment.guarantee)
+    check_encryption_key(experiment.federation, config.encryption_key is not None)
+    encryption_key = None if config.encryption_key is None else EncryptionKey.read(Path(config.encryption_key))
     fleet, count = experiment.fleet, experiment.config.federation.agents
 
     def setting_of(number: int) -> PyTree:
@@ -195,4 +207,4 @@ def build_site(config: SiteConfig) -> Site:
 
     on_host = isinstance(experiment.environment, HostEnvironment)
     options = {"restarts": experiment.config.restarts} if on_host else {}
-    return Site(config, experiment.federation, setting_of, options, bids)
+    return Site(config, experiment.federation, setting_of, options, bids, encryption_key)

@@ -1,8 +1,11 @@
 """An agent's part in the secure sums of a run: each step once, each message again as the same bytes.
 
-    Invitation --compared with what the agent knows--> SumAgent --> SumReply with its keys
-    SumRequest --> the next step of SumAgent --> SumReply          a note on disk before the masked vector
-                                            +--> Declined          something is wrong: nothing further leaves
+    Invitation --compared with what the agent knows--> its end of the protocol --> SumReply, its first message
+    SumRequest --> the next step of its end --> SumReply           a note on disk before the masked vector
+                                           +--> Declined           something is wrong: nothing further leaves
+
+What is said of masked vectors holds for whatever depends on a vector and leaves: the sum of parts of `additive` and the
+ciphertexts of `ckks` (`NetworkProtocol.vectors`).
 
 A masked vector leaves once for each version of the parameters, whatever the coordinator says and however often agent or
 coordinator begin anew: two sums over vectors of one version whose members differ by one agent would give its vector.
@@ -11,21 +14,20 @@ Everything here blocks, and runs in a thread of the agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 
 from fedrl.core.errors import ConfigError, SecureSumError, WireError
-from fedrl.secure.agent import SumAgent
 from fedrl.secure.credential import KnownSigners, SumSigner
+from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
-from fedrl.secure.messages import AdvertList, Delivery, SumMessage, SurvivorList, TagList, decoded, encoded
-from fedrl.secure.orders import JobOrder
-from fedrl.secure.plan import SumPlan
+from fedrl.secure.orders import JobOrder, as_text, check_verdicts
+from fedrl.secure.protocols import PROTOCOLS, AgentEnd
 from fedrl.sites.memory import Kept, MaskedNote, RunMemory
 from fedrl.wire.protocol import one_line
-from fedrl.wire.secure_sum import Declined, Invitation, SumReply, SumRequest
+from fedrl.wire.secure_sum import Declined, Invitation, JobDone, SumReply, SumRequest
 
 
 class SiteSums:
@@ -45,10 +47,14 @@ class SiteSums:
 
     def __init__(self, number: int, terms: Terms, signer: SumSigner, authority: bytes, memory: RunMemory) -> None:
         self._number, self._terms, self._memory = number, terms, memory
-        self._known = KnownSigners(authority, terms.run)
+        self._known = KnownSigners(authority, terms.run, signer.fingerprint)
+        self._protocol, self._shared = PROTOCOLS[terms.protocol], signer.encryption_key
         self._identity = signer.identity(number, self._known.directory)
         self.credential = signer.credential(terms.run, number)
-        self._sum: tuple[AgentJob, int, SumAgent] | None = None  # job, attempt and the agent's machine of the sum
+        self._sum: tuple[AgentJob, int, AgentEnd] | None = None  # job, attempt and the agent's end of the protocol
+        self._fresh: tuple[int, FreshKeys] | None = None  # the keys that were said when this job was done
+        self._included: tuple[int, tuple[int, ...]] = (-1, ())  # version of the last sum, and who was in it
+        self._told: dict[int, tuple[int, bytes]] = {}  # of the last sum with each other agent, in this process alone
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
         self.faults: list[str] = []
 
@@ -67,13 +73,44 @@ class SiteSums:
             return self._last[1]
         found: SumReply | Declined
         try:
-            plan, message = self._begun(asked, kept) if isinstance(asked, Invitation) else self._step(asked, kept)
-            found = SumReply(asked.job, asked.attempt, encoded(message, plan))
+            content = self._begun(asked, kept) if isinstance(asked, Invitation) else self._step(asked, kept)
+            found = SumReply(asked.job, asked.attempt, content)
         except (SecureSumError, WireError, ConfigError) as fault:
             self._sum = None
             found = Declined(asked.job, asked.attempt, one_line(str(fault)))
         self._last = asked, found
         return found
+
+    def done(self, kept: Kept) -> JobDone:
+        """Return the message that a job is done."""
+        content = self.advert(kept.job) if kept.vector else b""
+        return JobDone(kept.job, kept.version, bool(kept.vector), content, as_text(kept.last_sum))
+
+    def last_sum(self, kept: Kept, merged: bool) -> tuple[int, bytes]:
+        """Return what the agent has been told of the last sum in which its vector was.
+
+        Args:
+            kept: Its last job.
+            merged: The verdict on it.
+
+        Raises:
+            RunError: The note about a masked vector is damaged.
+        """
+        note = self._memory.masked()
+        if note is None or (note.job, note.version) != (kept.job, kept.version):
+            return kept.last_sum  # that job was in no sum
+        return note.version, bytes.fromhex(note.plan)[:8] if merged else bytes(8)
+
+    def advert(self, job: int) -> bytes:
+        """Return the public keys for the sum of a job, before it is known who takes part; empty for some protocols.
+
+        They are the same ones again until they are used: a coordinator that begins anew begins a sum with others.
+        """
+        if not self._protocol.advertises:
+            return b""
+        if self._fresh is None or self._fresh[0] != job or self._fresh[1].taken:
+            self._fresh = job, FreshKeys(self._number)
+        return self._fresh[1].content
 
     def has_left(self, kept: Kept) -> bool:
         """Return whether the masked vector of a job has left, or was about to: then its order was one by the rule.
@@ -84,21 +121,49 @@ class SiteSums:
         note = self._memory.masked()
         return note is not None and (note.job, note.version) == (kept.job, kept.version)
 
-    def _begun(self, invited: Invitation, kept: Kept) -> tuple[SumPlan, SumMessage]:
+    @property
+    def largest_request(self) -> int:
+        """The largest message to the agent in a sum, in bytes."""
+        return self._terms.largest_request()
+
+    def _begun(self, invited: Invitation, kept: Kept) -> bytes:
         self._check_unmasked(kept)
         mine = self._job_of(kept)
         plan = accepted(invited, self._terms, mine)
-        _, credentials = contents(invited, self._terms.agents)
+        orders, credentials = contents(invited, self._terms.agents)
+        check_verdicts(orders, self._told_with(kept))
         for agent, data in credentials.items():
             self._known.add(agent, data)
         for agent in (self._number, *plan.neighbours[self._number]):
             if agent not in self._known:
                 raise SecureSumError(f"The invitation came without a credential of agent {agent}, whose key is needed.")
-        machine = SumAgent(self._identity, plan)
-        self._sum = mine, invited.attempt, machine
-        return plan, machine.advert()
+        end = self._protocol.agent(self._identity, plan, self._shared, self._said(invited))
+        self._sum = mine, invited.attempt, end
+        message = end.begin(_values(kept))
+        if invited.adverts:
+            shown = invited.content[len(invited.content) - invited.adverts :]
+            message = end.answer(self._protocol.decoded(shown, plan), _values(kept))
+        return self._leaving(end, message, kept)
 
-    def _step(self, asked: SumRequest, kept: Kept) -> tuple[SumPlan, SumMessage]:
+    def _told_with(self, kept: Kept) -> Mapping[int, tuple[int, bytes]]:
+        """Return what this agent was told of the last sum in which both were, by the number of the other agent."""
+        version, included = self._included
+        if version == kept.last_sum[0]:
+            self._told |= dict.fromkeys(included, kept.last_sum)
+        return self._told
+
+    def _said(self, invited: Invitation) -> FreshKeys | None:
+        """Return the keys that the agent has said, if the invitation goes on from them: others have them already."""
+        if not invited.adverts:
+            return None  # the answer has new ones
+        if self._fresh is None or self._fresh[0] != invited.job or _digest(self._fresh[1]) != invited.own:
+            raise SecureSumError(
+                f"Agent {self._number} was invited with keys that it does not have: it has begun anew since it said "
+                "them."
+            )
+        return self._fresh[1]
+
+    def _step(self, asked: SumRequest, kept: Kept) -> bytes:
         if self._sum is None or (self._sum[0].job, self._sum[1]) != (asked.job, asked.attempt):
             raise SecureSumError(
                 f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and takes no part in "
@@ -110,28 +175,23 @@ class SiteSums:
                 f"Agent {self._number} was asked for its next step in the sum of job {asked.job}, and has done job "
                 f"{kept.job} of version {kept.version} since: a vector is added in the sum of its own job alone."
             )
-        machine = self._sum[2]
-        shown = decoded(asked.content, machine.plan)
-        steps: dict[type[Any], Callable[[Any], SumMessage]] = {
-            AdvertList: machine.share,
-            Delivery: lambda delivery: self._masked(machine, delivery, kept),
-            SurvivorList: machine.agree if machine.plan.verified else machine.open,
-            TagList: machine.open,
-        }
-        if type(shown) not in steps:
-            raise SecureSumError(f"The coordinator sent a {type(shown).__name__}, which only agents send.")
-        message = steps[type(shown)](shown)
-        self.faults = machine.faults
-        return machine.plan, message
+        end = self._sum[2]
+        message = end.answer(self._protocol.decoded(asked.content, end.plan), _values(kept))
+        self.faults = end.faults
+        if end.included:
+            self._included = kept.version, end.included
+        return self._leaving(end, message, kept)
 
-    def _masked(self, machine: SumAgent, delivery: Delivery, kept: Kept) -> SumMessage:
-        self._check_unmasked(kept)
-        masked = machine.mask(delivery, np.frombuffer(kept.vector, "<i4").astype(np.int32, copy=False))
-        self._memory.note_masked(MaskedNote(kept.job, kept.version, machine.plan.digest.hex()))
-        return masked
+    def _leaving(self, end: AgentEnd, message: object, kept: Kept) -> bytes:
+        """Return the bytes of a message; if they depend on the vector, a note of that is on the disk before."""
+        if isinstance(message, self._protocol.vectors):
+            self._check_unmasked(kept)
+            self._memory.note_masked(MaskedNote(kept.job, kept.version, end.plan.digest.hex()))
+        return self._protocol.encoded(message, end.plan)
 
     def _job_of(self, kept: Kept) -> AgentJob:
-        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), JobOrder(*kept.order))
+        order = JobOrder(*kept.order, kept.last_sum)
+        return AgentJob(self._number, kept.job, kept.version, kept.broadcast.hex(), order)
 
     def _check_unmasked(self, kept: Kept) -> None:
         """Refuse a second sum over vectors of one version."""
@@ -143,3 +203,11 @@ class SiteSums:
             )
         if not kept.vector:
             raise SecureSumError(f"Agent {self._number} was asked for a sum, and its last job has no vector.")
+
+
+def _digest(keys: FreshKeys) -> str:
+    return hashlib.sha256(keys.content).hexdigest()
+
+
+def _values(kept: Kept) -> np.ndarray:
+    return np.frombuffer(kept.vector, "<i4").astype(np.int32, copy=False)

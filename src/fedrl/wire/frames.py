@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeGuard
 from fedrl.core.errors import WireError
 
 MAGIC = b"FRL1"
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 """The version of the protocol. Ends of another major version don't understand each other; a minor one adds fields
 and kinds."""
 HEAD, CRC = struct.Struct("<4sBBBBIII"), struct.Struct("<I")

@@ -2,14 +2,14 @@
 
     agent                                coordinator
     Credential  ----------------------->            before Ready: its key for sums, certified by the authority
-    JobDone     ----------------------->            a job is done; its vector stays with the agent
-                <-----------------------  Invitation   what the sum is, its members, credentials of neighbours
-    SumReply    ----------------------->            keys, or Declined: it takes no part, and why
+    JobDone     ----------------------->            a job is done, and fresh keys; its vector stays with the agent
+                <-----------------------  Invitation   what the sum is, its members, credentials and keys of neighbours
+    SumReply    ----------------------->            the first message, or Declined: it takes no part, and why
                 <-----------------------  SumRequest   what the next phase shows an agent
     SumReply    ----------------------->            its answer; and so on, phase by phase
 
-Contents of `SumRequest` and `SumReply` are those of `fedrl.secure.messages`. Each comes again as the same bytes if a
-connection breaks in between.
+Contents of `SumRequest` and `SumReply` are those of the protocol (`fedrl.secure.protocols`). Each comes again as the
+same bytes if a connection breaks in between.
 """
 
 from __future__ import annotations
@@ -34,11 +34,17 @@ class JobDone(NamedTuple):
         job: Number of the job.
         version: Version of the broadcast from which the agent trained.
         fits: Whether all numbers are finite and within the grid of the sum; else the update is left out.
+        content: The agent's public keys for the sum, drawn for it alone (`fedrl.secure.fresh_keys`); empty for a
+            protocol without such. Since version 1.3.
+        last_sum: What it was told of the last sum in which its vector was, for the others (`fedrl.secure.orders`):
+            24 hexadecimal digits, or "" if there was none. Since version 1.3.
     """
 
     job: int
     version: int
     fits: bool = True
+    content: bytes = b""
+    last_sum: str = ""
 
 
 class Invitation(NamedTuple):
@@ -55,7 +61,13 @@ class Invitation(NamedTuple):
         verified: Whether agents compare which sets of agents they were shown.
         federation: Digest of the federation, 64 hexadecimal digits.
         broadcast: SHA-256 of the broadcast that all members have received, 64 hexadecimal digits.
-        content: Numbers of the members, the order of each, and credentials of neighbours that are new to it.
+        content: Numbers of the members, the order of each, credentials of neighbours that are new to it, and the keys
+            of its neighbours, if all members have said theirs when their jobs were done.
+        protocol: Name of the protocol. Since version 1.3.
+        adverts: Bytes of these keys at the end of the content: the message in which a later phase would have them; 0
+            for none, and then the answer has the agent's own. Since version 1.3.
+        own: SHA-256 of the agent's own keys as the coordinator has them, 64 hexadecimal digits; "" without keys of
+            neighbours. Since version 1.3.
     """
 
     job: int
@@ -69,6 +81,9 @@ class Invitation(NamedTuple):
     federation: str
     broadcast: str
     content: bytes
+    protocol: str = "masks"
+    adverts: int = 0
+    own: str = ""
 
 
 class SumRequest(NamedTuple):
