@@ -17,6 +17,7 @@ ALL = (
     "scale",
     "small",
     "worlds",
+    "junction",
     "machinery",
     "events",
     "restart",
