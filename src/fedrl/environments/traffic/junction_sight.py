@@ -71,7 +71,8 @@ def observed(table: Routes, vehicles: Vehicles, ahead: Neighbours, limit: Number
     ]
     beside = _beside(table, vehicles) if table.lanes == 2 else []
     rows = [jnp.where(there, x, 0.0).astype(jnp.float32) for x in (*own, *beside)]
-    return jnp.stack([*rows, *_others(table, vehicles)])
+    # Each row by itself: otherwise the compiler computes all of them anew for every entry of the stack.
+    return jnp.stack(jax.lax.optimization_barrier([*rows, *_others(table, vehicles)]))
 
 
 def seen_from_above(table: Routes, vehicles: Vehicles, queue: Queue) -> jax.Array:

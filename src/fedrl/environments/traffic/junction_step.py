@@ -148,7 +148,8 @@ def advanced(
     speed, intervened = speeds(table, before, state.ahead, wish, params.limit, site.shield, STEP)
     fuel = jnp.where(before.there, fuel_rate(speed, (speed - before.speed) / STEP), 0.0) * (STEP / 1000.0)
 
-    moved, crashed = driven(table, before, state.ahead, speed)
+    # The stages of a step are compiled one by one: fused into each other, they take the compiler far longer.
+    moved, crashed, fuel = jax.lax.optimization_barrier((*driven(table, before, state.ahead, speed), fuel))
     length = of_kind(table, table.length, before.route)
     served = moved.there & ~crashed & (moved.position >= length + site.exit_m)
     right = served & arrives_where_it_wants(table, moved)
@@ -165,6 +166,7 @@ def advanced(
     queue, after, came = entered(
         table, demand, queue, after, ~before.there, uniform[1:], -site.approach_m, params.time_gap, STEP
     )
+    queue, after, came = jax.lax.optimization_barrier((queue, after, came))
     after = granted(table, after, -after.position <= reach(after.speed), state.time)
     stopped = before.there & (before.speed >= STANDING) & (speed < STANDING)
     outcome = Outcome(
