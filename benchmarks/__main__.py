@@ -17,7 +17,6 @@ ALL = (
     "scale",
     "small",
     "worlds",
-    "junction",
     "machinery",
     "events",
     "restart",

@@ -225,21 +225,6 @@ learner = {{ {A2C}, network = {SMALL} }}
 fleet.tau = {{ range = [0.1, 0.4] }}
 federation.agents = 3
 """,
-    # vehicles that come and go, with two choices at once and a critic of the whole junction
-    "junction": f"""
-environment = {{ name = "junction", vehicles = 5, lanes = 2, approach_m = 60.0, max_steps = 24 }}
-fleet.arrivals = [300.0, 600.0, 900.0]
-federation.agents = 3
-
-[learner]
-name = "mappo"
-network = {SMALL}
-critic = {SMALL}
-num_envs = 2
-num_steps = 24
-num_epochs = 2
-num_minibatches = 2
-""",
     # players of a world, each with parameters of its own, and a critic of the whole world
     "worlds": f"""
 environment = {{ name = "navigation", max_steps = 16 }}
