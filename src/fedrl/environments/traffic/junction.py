@@ -1,6 +1,6 @@
 """A junction without signals: vehicles from four arms arrive, give way, cross and leave, and some of them learn to.
 
-    arrivals --> queue outside --> slots of vehicles --junction_step--> state, Outcome --> observation, reward, measures
+    arrivals --> queue outside --> slots of vehicles --junction_step--> state, events --> observation, reward, measures
 
 The players are slots, of which each has at most one vehicle at a time. A slot is alive while it has a vehicle that
 learns; when that one has left, it is free for another one, in a later step. All other vehicles drive by the rule of
@@ -52,8 +52,8 @@ from fedrl.environments.traffic.junction_step import (
     STRONGEST_BRAKING,
     STRONGEST_PUSH,
     JunctionParams,
+    JunctionSite,
     JunctionState,
-    Site,
     advanced,
     empty,
 )
@@ -105,7 +105,7 @@ def junction(
     Spaces(observation=Box(shape=(29,), low=-inf, high=inf), action=Box(shape=(1,), low=-4.5, high=2.6))
     """
     _check(lanes, approach_m)
-    site = Site(routes(lanes), vehicles, shield, approach_m, exit_m)
+    site = JunctionSite(routes(lanes), vehicles, shield, approach_m, exit_m)
     table = site.table
 
     @copies_last

@@ -41,7 +41,7 @@ KEEP, TO_LEFT, TO_RIGHT = 0, 1, 2
 """Changes of lane."""
 
 
-class Neighbours(NamedTuple):
+class Ahead(NamedTuple):
     """What is ahead of each vehicle, `[slots]` each.
 
     Attributes:
@@ -71,7 +71,7 @@ class _Place(NamedTuple):
     slot: jax.Array
 
 
-def neighbours(table: Routes, vehicles: Vehicles, dt: float) -> Neighbours:
+def neighbours(table: Routes, vehicles: Vehicles, dt: float) -> Ahead:
     """Return what is ahead of each vehicle."""
     position, there = vehicles.position, vehicles.there
     # An empty slot is on a lane and an exit of its own.
@@ -92,7 +92,7 @@ def neighbours(table: Routes, vehicles: Vehicles, dt: float) -> Neighbours:
     # Otherwise the compiler computes these again for every pair.
     seen, past, route = jax.lax.optimization_barrier((seen, jnp.maximum(beyond, 0.0), vehicles.route))
 
-    def nearer(best: Neighbours, other: _Place) -> tuple[Neighbours, None]:
+    def nearer(best: Ahead, other: _Place) -> tuple[Ahead, None]:
         after = (other.position > seen.position) | ((other.position == seen.position) & (other.slot > seen.slot))
         along = (other.lane == seen.lane) & ((other.route == -1) | (other.route == route)) & after
         across = (other.exit == seen.exit) & (other.beyond > past)
@@ -100,7 +100,7 @@ def neighbours(table: Routes, vehicles: Vehicles, dt: float) -> Neighbours:
         distance = jnp.where(along, other.position - seen.position, far)
         gap = distance - other.length
         closer = gap < best.gap
-        return Neighbours(
+        return Ahead(
             jnp.where(closer, gap, best.gap),
             jnp.where(closer, other.slot, best.leader),
             jnp.where(closer, other.speed, best.leader_speed),
@@ -108,7 +108,7 @@ def neighbours(table: Routes, vehicles: Vehicles, dt: float) -> Neighbours:
         ), None
 
     nothing = jnp.full(position.shape, jnp.inf)
-    nobody = Neighbours(nothing, jnp.full(position.shape, NOBODY, jnp.int32), jnp.zeros(position.shape), nothing)
+    nobody = Ahead(nothing, jnp.full(position.shape, NOBODY, jnp.int32), jnp.zeros(position.shape), nothing)
     return jax.lax.scan(nearer, nobody, seen, unroll=min(AT_ONCE, len(position)))[0]
 
 
@@ -117,7 +117,7 @@ def reach(speed: jax.Array) -> jax.Array:
     return jnp.minimum(REACTION * speed + jnp.square(speed) / (2.0 * COMFORT) + NEAR, SOLID_LINE)
 
 
-def background(vehicles: Vehicles, ahead: Neighbours, limit: Numbers, time_gap: Numbers) -> jax.Array:
+def background(vehicles: Vehicles, ahead: Ahead, limit: Numbers, time_gap: Numbers) -> jax.Array:
     """Return the acceleration by the rule of the background, in m/s2, `[slots]`.
 
     Args:
@@ -148,7 +148,7 @@ def road_limit(table: Routes, vehicles: Vehicles, limit: Numbers) -> jax.Array:
 def speeds(
     table: Routes,
     vehicles: Vehicles,
-    ahead: Neighbours,
+    ahead: Ahead,
     acceleration: jax.Array,
     limit: Numbers,
     shield: bool,

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from fedrl.core.measures import Measure
 from fedrl.environments.traffic.fuel import litres_per_100_km
-from fedrl.environments.traffic.junction_step import STEP, JunctionParams, JunctionState, Outcome
+from fedrl.environments.traffic.junction_step import STEP, JunctionParams, JunctionState, StepEvents
 
 
 def _per(part: str, whole: str, unit: str = "", better: str | None = "lower", times: float = 1.0) -> Measure:
@@ -66,33 +66,33 @@ MEASURES = {
 """The measures of a junction, by name."""
 
 
-def costs_of(params: JunctionParams, outcome: Outcome) -> tuple[jax.Array, jax.Array, jax.Array]:
+def costs_of(params: JunctionParams, events: StepEvents) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return what time, fuel and collisions cost each vehicle in a step, `[slots]` each: the terms of the reward."""
-    share = 1.0 + outcome.waited / jnp.maximum(outcome.inside.sum(0), 1)
-    time = jnp.where(outcome.inside, params.time_cost * STEP * share, 0.0)
-    return time, params.fuel_cost * outcome.fuel, params.collision_cost * outcome.crashed
+    share = 1.0 + events.waited / jnp.maximum(events.inside.sum(0), 1)
+    time = jnp.where(events.inside, params.time_cost * STEP * share, 0.0)
+    return time, params.fuel_cost * events.fuel, params.collision_cost * events.crashed
 
 
-def measured(state: JunctionState, outcome: Outcome, costs: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Any]:
+def measured(state: JunctionState, events: StepEvents, costs: tuple[jax.Array, jax.Array, jax.Array]) -> dict[str, Any]:
     """Return the parts of the measures of a step: the state after it, what happened in it, and what it cost."""
-    inside = outcome.inside.sum(0)
+    inside = events.inside.sum(0)
     time, fuel, collision = costs
     return {
         "time_cost": time.mean(0),
         "fuel_cost": fuel.mean(0),
         "collision_cost": collision.mean(0),
-        "demand": outcome.arrived,
-        "entered": outcome.entered.sum(0),
-        "served": outcome.served.sum(0),
-        "served_right": outcome.served_right.sum(0),
-        "crashed": outcome.crashed.sum(0),
+        "demand": events.arrived,
+        "entered": events.entered.sum(0),
+        "served": events.served.sum(0),
+        "served_right": events.served_right.sum(0),
+        "crashed": events.crashed.sum(0),
         "left_outside": state.queue.waiting.sum(0),
         "left_inside": state.vehicles.there.sum(0),
         "duration_s": jnp.full(inside.shape, STEP),
-        "vehicle_s": STEP * (inside + outcome.waited),
-        "outside_s": STEP * outcome.waited,
-        "driven_m": STEP * outcome.speed.sum(0),
-        "fuel_g": outcome.fuel.sum(0),
-        "stopped": outcome.stopped.sum(0),
-        "intervened": outcome.intervened.sum(0),
+        "vehicle_s": STEP * (inside + events.waited),
+        "outside_s": STEP * events.waited,
+        "driven_m": STEP * events.speed.sum(0),
+        "fuel_g": events.fuel.sum(0),
+        "stopped": events.stopped.sum(0),
+        "intervened": events.intervened.sum(0),
     }

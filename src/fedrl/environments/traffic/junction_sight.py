@@ -18,7 +18,7 @@ import numpy as np
 from fedrl.environments.traffic.car_following import Numbers
 from fedrl.environments.traffic.junction_arrivals import Queue
 from fedrl.environments.traffic.junction_conflicts import Vehicles, column
-from fedrl.environments.traffic.junction_driving import Neighbours, arrives_where_it_wants, road_limit
+from fedrl.environments.traffic.junction_driving import Ahead, arrives_where_it_wants, road_limit
 from fedrl.environments.traffic.junction_routes import ARMS, LEFT, RIGHT, STRAIGHT, Routes, lane_of, of_kind
 
 FAR, FAST, LONG = 50.0, 10.0, 5.0
@@ -39,7 +39,7 @@ def overview_features(slots: int) -> int:
     return SLOT * slots + ARMS
 
 
-def observed(table: Routes, vehicles: Vehicles, ahead: Neighbours, limit: Numbers) -> jax.Array:
+def observed(table: Routes, vehicles: Vehicles, ahead: Ahead, limit: Numbers) -> jax.Array:
     """Return what the vehicles observe, `[features, slots]`; zeros for an empty slot.
 
     These are: the way to the stop line, the speed, the limit at this place, the right to enter, the question for it,

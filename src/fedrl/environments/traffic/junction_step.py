@@ -1,8 +1,8 @@
 """One step of a junction: from the accelerations that vehicles choose to who is where afterwards.
 
-    state, actions --speeds--> moved --collided, left--> changed lanes --arrivals--> rights to enter --> state, Outcome
+    state, actions --speeds--> moved --collided, left--> changed lanes --arrivals--> rights to enter --> state, events
 
-Arrays are `[slots]`, and axes behind that are copies (`junction_copies`); a `Site` has what is no number of the
+Arrays are `[slots]`, and axes behind that are copies (`junction_copies`); a `JunctionSite` has what is no number of the
 traffic.
 """
 
@@ -19,7 +19,7 @@ from fedrl.environments.traffic.fuel import fuel_rate
 from fedrl.environments.traffic.junction_arrivals import DRAWS, Demand, Queue, arrived, entered
 from fedrl.environments.traffic.junction_conflicts import Vehicles, collided, column, granted
 from fedrl.environments.traffic.junction_driving import (
-    Neighbours,
+    Ahead,
     arrives_where_it_wants,
     background,
     changed_lanes,
@@ -37,7 +37,7 @@ STANDING = 0.1
 """The speed below which a vehicle stands, in m/s."""
 
 
-class Site(NamedTuple):
+class JunctionSite(NamedTuple):
     """What is built: the routes, the number of slots, whether there is a shield, and the ways to the edges in m."""
 
     table: Routes
@@ -79,12 +79,12 @@ class JunctionState(NamedTuple):
     """The vehicles and what is ahead of them, those outside, and the number of the step."""
 
     vehicles: Vehicles
-    ahead: Neighbours
+    ahead: Ahead
     queue: Queue
     time: jax.Array
 
 
-class Outcome(NamedTuple):
+class StepEvents(NamedTuple):
     """What happened in a step.
 
     Attributes:
@@ -114,7 +114,7 @@ class Outcome(NamedTuple):
     arrived: jax.Array
 
 
-def empty(site: Site, uniform: jax.Array) -> JunctionState:
+def empty(site: JunctionSite, uniform: jax.Array) -> JunctionState:
     """Return a junction without vehicles.
 
     Args:
@@ -129,8 +129,13 @@ def empty(site: Site, uniform: jax.Array) -> JunctionState:
 
 
 def advanced(
-    site: Site, params: JunctionParams, state: JunctionState, uniform: jax.Array, wish: jax.Array, choice: jax.Array
-) -> tuple[JunctionState, Outcome]:
+    site: JunctionSite,
+    params: JunctionParams,
+    state: JunctionState,
+    uniform: jax.Array,
+    wish: jax.Array,
+    choice: jax.Array,
+) -> tuple[JunctionState, StepEvents]:
     """Return the state after a step, and what happened in it.
 
     Args:
@@ -169,7 +174,7 @@ def advanced(
     queue, after, came = jax.lax.optimization_barrier((queue, after, came))
     after = granted(table, after, -after.position <= reach(after.speed), state.time)
     stopped = before.there & (before.speed >= STANDING) & (speed < STANDING)
-    outcome = Outcome(
+    outcome = StepEvents(
         before.there,
         speed,
         fuel,
@@ -185,7 +190,7 @@ def advanced(
     return JunctionState(after, neighbours(table, after, STEP), queue, state.time + 1), outcome
 
 
-def driven(table: Routes, vehicles: Vehicles, ahead: Neighbours, speed: jax.Array) -> tuple[Vehicles, jax.Array]:
+def driven(table: Routes, vehicles: Vehicles, ahead: Ahead, speed: jax.Array) -> tuple[Vehicles, jax.Array]:
     """Move all vehicles by a step; return also who collides in it, `[slots]` bool.
 
     Args:
