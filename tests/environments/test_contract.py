@@ -25,12 +25,14 @@ PURE = {
 }
 EXAMPLES = {
     "joint_actions": {"world": fedrl.environments.foraging(players=2, foods=1, size=3)},
+    "junction": {"vehicles": 5, "lanes": 2, "max_steps": 40},
     "tabular": {"transition": [[[0.5, 0.5], [1.0, 0.0]], [[0.0, 1.0], [0.2, 0.8]]], "reward": [[0, 1], [2, 3]]},
 }
 OTHERS = {
     "foraging": {"players": 3, "foods": 1, "size": 4},
     "joint_actions": {"world": fedrl.environments.climbing()},
     "gridworld": {"layout": "..#\n#.G", "max_steps": 7},
+    "junction": {"shield": False, "approach_m": 80.0},
     "navigation": {"players": 2},
     "platoon": {"cars": 3},
     "penalty": {"penalty": -10.0},

@@ -48,8 +48,8 @@ class Timestep(NamedTuple):
         measures: The quantities from which `Environment.measures` are computed, keyed by name, each a scalar of the
             transition.
         alive: Bool; which players of a world are alive after the step, all of them at a reset. What a player observes
-            and is rewarded after its death is ignored. A world whose players are all dead has to terminate. None if no
-            player ever dies.
+            and is rewarded after its death is ignored. A world whose players are all dead has to terminate, unless they
+            may live again (`Environment.revives`). None if no player ever dies.
     """
 
     observation: jax.Array
@@ -244,6 +244,8 @@ class Environment:
         attend: `(params, state, present) -> (observation, state)` of a world in which those of the mask `present`,
             `[players]`, take part from now on, and the others are not there: nobody meets or sees them, and they do not
             count in rewards. `reset` begins with all players. None if the world needs all of its players.
+        revives: Whether a player that is not alive may be alive again within an episode: then players are places, and
+            who leaves one makes room for another. It is empty for a step at least, so that their lives are apart.
         gymnasium_spaces: Its observation and action spaces as Gymnasium has them, where each entry has bounds of its
             own; None where `spaces` says it all.
         notes: What a user has to be told of it before a run, a sentence each.
@@ -265,6 +267,7 @@ class Environment:
     players: int | None = None
     overview: Overview | None = None
     attend: Callable[[PyTree, State, jax.Array], tuple[jax.Array, State]] | None = None
+    revives: bool = False
     gymnasium_spaces: tuple[Any, Any] | None = None
     notes: tuple[str, ...] = ()
     call: Call | None = None

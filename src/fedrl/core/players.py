@@ -67,8 +67,8 @@ def copies_of(environment: Environment, axis: int | None, num_envs: int) -> Envi
         if alive is None:
             return timestep, after
         assert timestep.alive is not None
-        # The step in which a player dies still has its reward; nobody is raised from the dead within an episode.
-        living = timestep.alive & alive
+        # The step in which a player dies still has its reward.
+        living = alive_after(environment, alive, timestep.alive)
         observation = jnp.where(living, timestep.observation, jnp.zeros_like(timestep.observation))
         reward = jnp.where(alive, timestep.reward, 0.0)
         return timestep._replace(observation=observation, reward=reward, alive=living), after
@@ -88,6 +88,11 @@ def copies_of(environment: Environment, axis: int | None, num_envs: int) -> Envi
     above = None if environment.overview is None else environment.overview.see
     overview = None if above is None else jax.vmap(above, (axis, -1), -1, axis_size=num_envs)
     return EnvironmentCopies(reset, step, transition, overview)
+
+
+def alive_after(environment: Environment, before: jax.Array, now: jax.Array) -> jax.Array:
+    """Return who is alive after a step: the dead live again only where players are places for others who come."""
+    return now if environment.revives else now & before
 
 
 def players_of(environment: AnyEnvironment) -> int | None:

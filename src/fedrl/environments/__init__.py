@@ -24,6 +24,7 @@ from fedrl.environments.tabular.planning import greedy, model_of, optimal_q, pol
 from fedrl.environments.tabular.random_mdp import random_mdp, random_mdps
 from fedrl.environments.tabular.windy_cliff import windy_cliff, windy_cliffs
 from fedrl.environments.time_limit import time_limit
+from fedrl.environments.traffic.junction import junction
 from fedrl.environments.traffic.platoon import platoon
 from fedrl.environments.worlds.common_world import common_world
 from fedrl.environments.worlds.foraging import foraging
@@ -54,6 +55,7 @@ __all__ = [
     "gridworld",
     "held_out",
     "joint_actions",
+    "junction",
     "lqr",
     "lqr_optimum",
     "lqr_policy",

@@ -29,6 +29,7 @@ from fedrl.core.environment import (
     Timestep,
 )
 from fedrl.core.errors import ConfigError
+from fedrl.core.players import alive_after
 from fedrl.core.types import PyTree
 from fedrl.environments.worlds.tracked import Tracked
 
@@ -72,7 +73,7 @@ def joint_actions(world: Environment) -> Environment:
     def shown(timestep: Timestep, before: jax.Array | None) -> tuple[Timestep, jax.Array | None]:
         observation, reward, alive = timestep.observation, timestep.reward, timestep.alive
         if alive is not None and before is not None:
-            alive = alive & before
+            alive = alive_after(world, before, alive)
             observation = jnp.where(alive, observation, jnp.zeros_like(observation))
             reward = jnp.where(before, reward, 0.0)
         seen = _side_by_side(world.spaces.observation, observation)

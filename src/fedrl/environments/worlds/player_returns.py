@@ -15,6 +15,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.host import Failure, HostStep, Instances
 from fedrl.core.host_players import Living
 from fedrl.core.measures import Measure
+from fedrl.core.players import alive_after
 from fedrl.core.types import PyTree
 from fedrl.environments.worlds.tracked import Tracked
 
@@ -59,7 +60,7 @@ def player_returns(world: World) -> World:
     def step(noise: Noise, params: PyTree, state: Tracked, action: jax.Array) -> tuple[Timestep, Tracked]:
         before = state.alive
         timestep, after = world.step(noise, params, state.state, action)
-        living = None if before is None or timestep.alive is None else before & timestep.alive
+        living = None if before is None or timestep.alive is None else alive_after(world, before, timestep.alive)
         return earned(timestep, before, state.present), Tracked(after, living, state.present)
 
     def attend(params: PyTree, state: Tracked, present: jax.Array) -> tuple[jax.Array, Tracked]:
