@@ -146,7 +146,7 @@ def entered(
         asked=jnp.where(taken, jnp.inf, vehicles.asked),
         truck=made(truck, vehicles.truck),
         learns=made(learns, vehicles.learns),
-        length=made(types.length, vehicles.length),
+        length=made(jnp.asarray(types.length), vehicles.length),
     )
     return queue, after, taken
 
