@@ -94,7 +94,7 @@ def routes(lanes: int) -> Routes:
     """Return the routes of a junction whose arms have so many lanes in each direction, 1 or 2.
 
     >>> one = routes(1)
-    >>> one.total, one.length[:3].round(2).tolist()  # left, straight on and right
+    >>> one.total, [round(x, 2) for x in one.length[:3].tolist()]  # left, straight on and right
     (12, [13.82, 14.4, 8.8])
     >>> bool(one.conflict[1, 4]), bool(one.conflict[1, 7])  # the road that crosses, and the one that comes towards it
     (True, False)
