@@ -10,7 +10,7 @@ import pytest
 from fedrl.core.errors import ConfigError
 from fedrl.core.measures import value_of
 from fedrl.core.players import alive_after
-from fedrl.environments import climbing, fleet, junction
+from fedrl.environments import climbing, common_world, fleet, junction
 from fedrl.environments.traffic import junction_routes
 from fedrl.environments.traffic.junction_arrivals import arrived
 from fedrl.environments.traffic.junction_conflicts import Vehicles, collided, granted
@@ -28,6 +28,7 @@ from fedrl.environments.traffic.junction_routes import (
     whereabouts,
 )
 from fedrl.environments.traffic.junction_shield import safe_speed, stopping_distance
+from fedrl.learners import ppo, reinforce
 
 WIDTH = 1.8
 """Of a passenger car, in m."""
@@ -367,6 +368,13 @@ def test_only_places_are_taken_again():
     before, now = jnp.array([True, False]), jnp.array([False, True])
     assert alive_after(junction(), before, now).tolist() == [False, True]
     assert alive_after(climbing(), before, now).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("build", [reinforce, lambda world: ppo(world, trajectory_clip=1.0)])
+@pytest.mark.parametrize("around", [lambda world: world, common_world])
+def test_learners_from_whole_episodes_are_refused_where_places_are_taken_again(build, around):
+    with pytest.raises(ConfigError, match="counts until its first death"):
+        build(around(junction(4)))
 
 
 def test_a_change_of_lane_needs_room_behind_the_shield():
