@@ -12,7 +12,7 @@ from fedrl.core.measures import value_of
 from fedrl.core.players import alive_after
 from fedrl.environments import climbing, common_world, fleet, junction
 from fedrl.environments.traffic import junction_routes
-from fedrl.environments.traffic.junction_arrivals import arrived
+from fedrl.environments.traffic.junction_arrivals import BUSIEST, arrived
 from fedrl.environments.traffic.junction_conflicts import Vehicles, collided, granted
 from fedrl.environments.traffic.junction_driving import changed_lanes, neighbours
 from fedrl.environments.traffic.junction_measures import MEASURES
@@ -236,6 +236,14 @@ def test_arrivals_are_poisson():
         count, mean = np.asarray(arrived(uniform, rate, 0.5)), rate / 7200.0
         assert count.mean() == pytest.approx(mean, abs=2e-4)
         assert (count**2).mean() - count.mean() ** 2 == pytest.approx(mean, abs=1e-3)
+
+
+def test_more_vehicles_than_a_step_has_room_for_are_refused():
+    # Of a Poisson process at the bound, what a step leaves out is less than a half in a thousand.
+    count = np.asarray(arrived(jnp.linspace(0.0, 1.0, 200_000, endpoint=False), BUSIEST, 0.5))
+    assert count.mean() == pytest.approx(BUSIEST / 7200.0, rel=5e-4)
+    with pytest.raises(ConfigError, match="arrivals is 10000"):
+        fleet(junction(4), 1, {"arrivals": 10_000.0})
 
 
 @functools.cache
