@@ -393,6 +393,7 @@ WRAPPERS = {
         probe_memory(2), network=network, num_envs=2, num_steps=3, num_minibatches=2, trajectory_clip=1.0
     ),
     "mappo": lambda network: mappo(WORLD, network=network, num_envs=2, num_steps=3, num_minibatches=2),
+    "places that are taken again": lambda network: small(network, places()),
     "a federation": lambda network: as_learner(federate(small(network), mean()), 2),
 }
 
