@@ -10,9 +10,9 @@ import pytest
 from fedrl.core.errors import ConfigError
 from fedrl.core.measures import value_of
 from fedrl.core.players import alive_after
-from fedrl.environments import climbing, fleet, junction
+from fedrl.environments import climbing, common_world, fleet, junction
 from fedrl.environments.traffic import junction_routes
-from fedrl.environments.traffic.junction_arrivals import arrived
+from fedrl.environments.traffic.junction_arrivals import BUSIEST, arrived
 from fedrl.environments.traffic.junction_conflicts import Vehicles, collided, granted
 from fedrl.environments.traffic.junction_driving import changed_lanes, neighbours
 from fedrl.environments.traffic.junction_measures import MEASURES
@@ -28,6 +28,7 @@ from fedrl.environments.traffic.junction_routes import (
     whereabouts,
 )
 from fedrl.environments.traffic.junction_shield import safe_speed, stopping_distance
+from fedrl.learners import ppo, reinforce
 
 WIDTH = 1.8
 """Of a passenger car, in m."""
@@ -237,6 +238,14 @@ def test_arrivals_are_poisson():
         assert (count**2).mean() - count.mean() ** 2 == pytest.approx(mean, abs=1e-3)
 
 
+def test_more_vehicles_than_a_step_has_room_for_are_refused():
+    # Of a Poisson process at the bound, what a step leaves out is less than a half in a thousand.
+    count = np.asarray(arrived(jnp.linspace(0.0, 1.0, 200_000, endpoint=False), BUSIEST, 0.5))
+    assert count.mean() == pytest.approx(BUSIEST / 7200.0, rel=5e-4)
+    with pytest.raises(ConfigError, match="arrivals is 10000"):
+        fleet(junction(4), 1, {"arrivals": 10_000.0})
+
+
 @functools.cache
 def program(lanes, shield, slots, steps):
     """Play with random actions: `(key, params) -> (timesteps, vehicles, queues)` of every step."""
@@ -367,6 +376,13 @@ def test_only_places_are_taken_again():
     before, now = jnp.array([True, False]), jnp.array([False, True])
     assert alive_after(junction(), before, now).tolist() == [False, True]
     assert alive_after(climbing(), before, now).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("build", [reinforce, lambda world: ppo(world, trajectory_clip=1.0)])
+@pytest.mark.parametrize("around", [lambda world: world, common_world])
+def test_learners_from_whole_episodes_are_refused_where_places_are_taken_again(build, around):
+    with pytest.raises(ConfigError, match="counts until its first death"):
+        build(around(junction(4)))
 
 
 def test_a_change_of_lane_needs_room_behind_the_shield():

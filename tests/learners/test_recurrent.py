@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedrl.aggregators import mean
-from fedrl.core.environment import Box, Discrete, Spaces
+from fedrl.core.environment import Box, Discrete, Environment, Spaces, Timestep, draw_nothing
 from fedrl.core.errors import ConfigError
 from fedrl.core.host import HostStep
 from fedrl.core.learner import iterate
@@ -214,6 +214,39 @@ def test_who_leaves_a_world_forgets_it():
     assert observation[-3:-1].tolist() == [[0.0, 0.0, 0.0]] * 2
 
 
+def places():
+    """A world of two places: the second one is empty after the steps 2 and 3, and another player comes in step 4."""
+    there = jnp.array([[True, True], [True, True], [True, False], [True, False], [True, True], [True, True]])
+
+    def shown(time):
+        none = jnp.bool_(False)
+        return Timestep(jnp.ones((1, 2)), jnp.zeros(2), none, none, alive=there[time]), time
+
+    def step(noise, params, state, action):
+        return shown(state + 1)
+
+    def reset(noise, params):
+        return shown(jnp.int32(0))
+
+    draw, spaces = draw_nothing, Spaces(Box((1,)), Discrete(2))
+    return Environment(jnp.zeros(()), spaces, draw, draw, reset, step, 5, players=2, revives=True)
+
+
+def test_who_comes_to_a_place_does_not_know_what_the_one_before_has_seen():
+    environment = with_memory(places(), 1)
+    timestep, state = environment.reset((), environment.params)
+    found = [timestep.observation[1:]]
+    for _ in range(5):  # a policy whose memory is always 1 afterwards
+        timestep, state = environment.step((), environment.params, state, jnp.array([[0.0, 0.0], [1.0, 1.0]]))
+        found.append(timestep.observation[1:])
+    memory, begins = jnp.stack(found, 1)
+    assert memory[:, 0].tolist() == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert begins[:, 0].tolist() == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    # The second place after the steps in which somebody is there.
+    assert memory[jnp.array([0, 1, 4, 5]), 1].tolist() == [0.0, 1.0, 0.0, 1.0]
+    assert begins[jnp.array([0, 1, 4, 5]), 1].tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
 class Pairs:
     """Two copies of a world of two players on the host, whose observations are states; the second one ends."""
 
@@ -360,6 +393,7 @@ WRAPPERS = {
         probe_memory(2), network=network, num_envs=2, num_steps=3, num_minibatches=2, trajectory_clip=1.0
     ),
     "mappo": lambda network: mappo(WORLD, network=network, num_envs=2, num_steps=3, num_minibatches=2),
+    "places that are taken again": lambda network: small(network, places()),
     "a federation": lambda network: as_learner(federate(small(network), mean()), 2),
 }
 

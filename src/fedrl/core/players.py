@@ -95,6 +95,25 @@ def alive_after(environment: Environment, before: jax.Array, now: jax.Array) -> 
     return now if environment.revives else now & before
 
 
+def check_lives_once(environment: AnyEnvironment, what: str) -> None:
+    """Refuse what counts a player until its death, in a world whose places live again.
+
+    Args:
+        environment: The environment.
+        what: What counts so, such as "reinforce".
+
+    Raises:
+        ConfigError: Players of the environment are places for others who come.
+    """
+    world = common.world if (common := common_of(environment)) is not None else environment
+    if isinstance(world, Environment) and world.revives:
+        raise ConfigError(
+            f"{environment!r} has places which one player after another takes, and {what} plays whole episodes, in "
+            "which a player counts until its first death: all who come later would be left out. Use ppo, a2c or mappo "
+            "without trajectory_clip."
+        )
+
+
 def players_of(environment: AnyEnvironment) -> int | None:
     """Return the number of players; None for an environment with a single agent."""
     return environment.players

@@ -42,7 +42,7 @@ from fedrl.core.ranges import ABOVE_ZERO, UP_TO_ONE, ZERO_OR_MORE, Bounds, Count
 from fedrl.environments import pictures
 from fedrl.environments.time_limit import time_limit
 from fedrl.environments.traffic import junction_sight
-from fedrl.environments.traffic.junction_arrivals import DRAWS, ENTRY_SPEED
+from fedrl.environments.traffic.junction_arrivals import BUSIEST, DRAWS, ENTRY_SPEED
 from fedrl.environments.traffic.junction_copies import copies_last
 from fedrl.environments.traffic.junction_driving import KEEP
 from fedrl.environments.traffic.junction_measures import MEASURES, costs_of, measured
@@ -61,7 +61,8 @@ from fedrl.environments.traffic.junction_step import (
 EDGE, UNIT = 60.0, 5.0
 """Half of what a picture shows, in m, and pixels of a metre."""
 BOUNDS = {
-    **dict.fromkeys(("arrivals", "time_cost", "fuel_cost", "collision_cost"), ZERO_OR_MORE),
+    "arrivals": Bounds(0.0, BUSIEST),
+    **dict.fromkeys(("time_cost", "fuel_cost", "collision_cost"), ZERO_OR_MORE),
     **dict.fromkeys(("left", "right"), Bounds(0.0, 0.5)),
     **dict.fromkeys(("trucks", "learning"), UP_TO_ONE),
     "limit": Bounds(ENTRY_SPEED, 25.0),

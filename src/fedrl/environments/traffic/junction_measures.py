@@ -12,7 +12,9 @@
 | `arrived_right` | vehicles that left where they wanted to, of those that left or collided |
 | `interventions` | how often the shield changed a speed or refused a change of lane, of a vehicle that entered |
 | `left_outside`, `left_inside` | vehicles outside and inside at the end of the episode |
-| `time_cost`, `fuel_cost`, `collision_cost` | the terms of the return, means over slots; it is minus their sum |
+| `time_cost`, `fuel_cost`, `collision_cost` | what all vehicles cost, means over slots |
+
+If all vehicles learn, the return is minus the sum of the three costs; else it counts those that learn alone.
 
 Quotients are those of the sums over all episodes, so long queues count as much as they are long. Every vehicle of the
 demand is among those who left, collided, are outside or are inside.

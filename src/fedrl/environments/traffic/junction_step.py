@@ -51,7 +51,7 @@ class JunctionParams(NamedTuple):
     """A junction's traffic, and what it costs.
 
     Attributes:
-        arrivals: Vehicles per hour and arm.
+        arrivals: Vehicles per hour and arm, at most 3,600.
         left: The share of vehicles that turn left.
         right: The share of vehicles that turn right; the others go straight on.
         trucks: The share of trucks.

@@ -70,7 +70,8 @@ def a2c(
             gradient, from a secret of the agent. `Learner.noise` is its price, for the privacy of single episodes.
 
     Raises:
-        ConfigError: `num_envs` or `num_steps` is below one, or there is noise without a clip.
+        ConfigError: `num_envs` or `num_steps` is below one, there is noise without a clip, or a clip where players
+            may live again.
     """
     how = per_trajectory(trajectory_clip, noise_multiplier, num_envs)
 

@@ -85,7 +85,8 @@ def ppo(
 
     Raises:
         ConfigError: A count is below one, `num_minibatches` does not divide the number of samples, or with
-            `trajectory_clip` or a recurrent network the number of environment copies, or there is noise without a clip.
+            `trajectory_clip` or a recurrent network the number of environment copies, there is noise without a clip,
+            or a clip where players may live again.
     """
     check_minibatches(num_envs, num_steps, num_minibatches, trajectory_clip, network.memory)
     how = per_trajectory(trajectory_clip, noise_multiplier, num_envs // num_minibatches, num_epochs)

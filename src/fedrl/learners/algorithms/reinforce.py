@@ -33,7 +33,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS
-from fedrl.core.players import check_players, dealt, players_of, rows, rows_of
+from fedrl.core.players import check_lives_once, check_players, dealt, players_of, rows, rows_of
 from fedrl.core.ranges import Count, Fraction, NonNegative, Positive, Traced
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actor_critic import by_time, flat
@@ -100,7 +100,7 @@ def reinforce(
 
     Raises:
         ConfigError: A count is below one, the baseline is unknown or that of other episodes beside `trajectory_clip`,
-            or there is noise without a clip.
+            there is noise without a clip, or players of the environment may live again.
     """
     length = _checked_length(environment, network, episodes_per_step, horizon, baseline, trajectory_clip)
     how = per_trajectory(trajectory_clip, noise_multiplier, episodes_per_step)
@@ -180,6 +180,7 @@ def _checked_length(
 ) -> int:
     length = environment.max_steps if horizon is None else min(horizon, environment.max_steps)
     check_players(environment, network.players)
+    check_lives_once(environment, "reinforce")
     check_positive(episodes_per_step=episodes_per_step, horizon=length)
     check_baseline(baseline, trajectory_clip)
     return length

@@ -19,7 +19,7 @@ from fedrl.core.errors import ConfigError
 from fedrl.core.hyperparameters import Number
 from fedrl.core.learner import Learner, Trajectory
 from fedrl.core.measures import LOSS, Measure
-from fedrl.core.players import check_players, dealt, players_of, rows_of
+from fedrl.core.players import check_lives_once, check_players, dealt, players_of, rows_of
 from fedrl.core.types import Key, LocalContext, Metrics, Params, PyTree
 from fedrl.learners.parts.actors import acting_facts, actor_and_critic, sampler_of
 from fedrl.learners.parts.networks import Network, critic_of
@@ -103,6 +103,8 @@ def actor_critic(
     network reads the overview of the world and has an output for each player; `how` is then None.
     """
     check_players(environment, network.players)
+    if how is not None:
+        check_lives_once(environment, "trajectory_clip")
     whole = None if critic is None else overview_of(environment)
     judge = critic_of(network if critic is None else critic)
     length, players = num_steps if how is None else min(num_steps, environment.max_steps), players_of(environment)

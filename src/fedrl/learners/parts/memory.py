@@ -43,13 +43,15 @@ class Remembering(NamedTuple):
     Attributes:
         state: The state of the environment inside.
         memory: `[size]`, or `[size, players]` in a world.
-        begins: 1 if an episode begins, else 0.
+        begins: 1 if an episode begins, else 0; `[players]` where players are places for others who come.
+        alive: `[players]` bool, who lives, where players are such places; None in any other environment.
         present: `[players]` bool, who is in a world that players may leave; None in any other environment.
     """
 
     state: State
     memory: jax.Array
     begins: jax.Array
+    alive: jax.Array | None
     present: jax.Array | None
 
 
@@ -85,12 +87,13 @@ def _compiled(environment: Environment, size: int) -> Environment:
     seen, done = environment.spaces
     reset_inner, step_inner, attend_inner = environment.reset, environment.step, environment.attend
     picture, above = environment.picture, environment.overview
-    players = () if environment.players is None else (environment.players,)
+    players, lives = () if environment.players is None else (environment.players,), environment.revives
 
     def reset(noise: Noise, params: PyTree) -> tuple[Timestep, State]:
         timestep, state = reset_inner(noise, params)
         everyone = None if attend_inner is None else jnp.ones(players, bool)
-        after = Remembering(state, jnp.zeros((size, *players)), jnp.float32(1.0), everyone)
+        living, begins = (timestep.alive, jnp.ones(players)) if lives else (None, jnp.float32(1.0))
+        after = Remembering(state, jnp.zeros((size, *players)), begins, living, everyone)
         return timestep._replace(observation=shown(seen, timestep.observation, after.memory, 1.0)), after
 
     def step(noise: Noise, params: PyTree, state: Remembering, action: jax.Array) -> tuple[Timestep, State]:
@@ -98,14 +101,18 @@ def _compiled(environment: Environment, size: int) -> Environment:
         timestep, inner = step_inner(noise, params, state.state, own)
         if state.present is not None:
             memory = jnp.where(state.present, memory, 0.0)
-        after = Remembering(inner, memory, jnp.float32(0.0), state.present)
-        return timestep._replace(observation=shown(seen, timestep.observation, memory, 0.0)), after
+        begins = jnp.float32(0.0)
+        if state.alive is not None:
+            # Who comes to a place knows nothing of what the one before it has seen there.
+            memory, begins = jnp.where(state.alive, memory, 0.0), 1.0 - state.alive
+        after = Remembering(inner, memory, begins, timestep.alive if lives else None, state.present)
+        return timestep._replace(observation=shown(seen, timestep.observation, memory, begins)), after
 
     def attend(params: PyTree, state: Remembering, present: jax.Array) -> tuple[jax.Array, State]:
         assert attend_inner is not None
         observation, inner = attend_inner(params, state.state, present)
         memory = jnp.where(present, state.memory, 0.0)  # who leaves a world forgets it
-        after = Remembering(inner, memory, state.begins, present)
+        after = Remembering(inner, memory, state.begins, state.alive, present)
         return shown(seen, observation, memory, state.begins), after
 
     def see(params: PyTree, state: Remembering) -> jax.Array:
@@ -128,7 +135,7 @@ def _compiled(environment: Environment, size: int) -> Environment:
 def shown(space: Space, observation: Any, memory: Any, begins: Any) -> jax.Array:
     """Return what a learner observes, `[entries, *batch]`."""
     entries = flat(space, observation)
-    return jnp.concatenate([entries, memory, jnp.full((1, *entries.shape[1:]), begins)])
+    return jnp.concatenate([entries, memory, jnp.broadcast_to(jnp.float32(begins), (1, *entries.shape[1:]))])
 
 
 def flat(space: Space, observation: jax.Array) -> jax.Array:
