@@ -157,6 +157,10 @@ def test_a_vector_under_another_key_is_found_when_the_sum_is_opened() -> None:
         decrypt(PLAN, KEY, adder(*vectors()[:3], foreign[3]).sum())
 
 
+TOO_LARGE = r"^The vector of agent 3 has an entry beyond 536870911, the largest of which the sum of 4 agents fits"
+"""It goes to the coordinator, so it does not say how large the entry is."""
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -164,8 +168,8 @@ def test_a_vector_under_another_key_is_found_when_the_sum_is_opened() -> None:
         (np.full(SIZE, np.nan, np.float32), "float32"),
         (np.zeros(SIZE - 1, np.int32), "has 4 entries, and the sum was planned for 5"),
         (np.zeros((1, SIZE), np.int32), r"int32 \[1, 5\]"),
-        (np.full(SIZE, PLAN.largest + 1, np.int32), r"vector of agent 3 reaches 536870912, and 536870911"),
-        (np.full(SIZE, -(2**31), np.int32), r"agent 3 reaches 2147483648"),
+        (np.full(SIZE, PLAN.largest + 1, np.int32), TOO_LARGE),
+        (np.full(SIZE, -(2**31), np.int32), TOO_LARGE),
     ],
 )
 def test_a_vector_that_does_not_fit_is_refused_before_it_is_hidden(wrong: np.ndarray, said: str) -> None:
