@@ -29,6 +29,7 @@ from fedrl.secure.ckks import new_encryption_key
 from fedrl.secure.grid import ring_sum
 from fedrl.secure.messages import KINDS, AdvertList, Delivery, SurvivorList, TagList
 from fedrl.secure.protocols import PROTOCOLS
+from fedrl.sites.memory import MaskedNote
 from fedrl.stages import quantize
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Leave, Reader, Ready, Sent
@@ -271,6 +272,24 @@ def test_an_agent_that_begins_anew_after_its_job_and_before_the_sum_takes_part_w
     assert [found.weight for found in rounds] == [5.0] * 3
     assert gone
     assert not any(found.rejected for found in rounds)
+
+
+def test_agents_that_decline_their_first_invitation_are_sent_the_credentials_again(certificates, tmp_path):
+    """As after a restart of all in a sum: they have sent a masked vector of the version, and read no further."""
+
+    async def invited_to_what_it_has_sent(agent, link, message):
+        memory = agent.sums._memory
+        if message.job != 1 or memory.masked() is not None:
+            return False
+        memory.note_masked(MaskedNote(1, agent.kept[0][1], "00" * 32))
+        return False
+
+    behaviour = {k: {"summed": invited_to_what_it_has_sent} for k in range(AGENTS)}
+    with summing(masked(), certificates, tmp_path, behaviour) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [0.0, 5.0, 5.0]
+    assert all("has sent a masked vector of version" in reason for _, reason in rounds[0].rejected)
+    assert len(rounds[0].rejected) == AGENTS
 
 
 @pytest.mark.parametrize("phase", PHASES.values())

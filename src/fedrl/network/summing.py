@@ -137,6 +137,8 @@ class Sums:
             shown = one.advertised(said)
             total, why = one.run(self._invitations(plan, each, attempt, said, shown))
             missing |= one.missing
+            for agent in one.missing:  # who declines may have done so before it read the credentials
+                self._passed.pop(agent, None)
             if total is not None or not one.repeatable:
                 return total, one.included if total is not None else (), why
             members = tuple(k for k in members if k not in one.missing)
