@@ -30,7 +30,7 @@ from fedrl.secure import (
     new_encryption_key,
     ring_sum,
 )
-from fedrl.secure.ckks import DEGREE, MOST_AGENTS, NOISE_VARIANCE, SCALE, chance_of_noise
+from fedrl.secure.ckks import DEGREE, MOST_AGENTS, NOISE_VARIANCE, SCALE, chance_of_noise, make_key_file
 from fedrl.secure.sizes import encrypted_phases
 from tests.support.quadratic import FLEET, quadratic
 
@@ -259,6 +259,20 @@ def test_a_key_is_a_file_of_its_owner(tmp_path) -> None:
     with pytest.raises(ConfigError, match="10 bytes are no key of encrypted sums"):
         EncryptionKey(b"0123456789")
     assert "content" not in repr(KEY)
+
+
+def test_a_key_is_made_in_no_place_that_is_taken_and_what_is_wrong_is_a_sentence(tmp_path) -> None:
+    path, link = tmp_path / "sum.key", tmp_path / "link.key"
+    make_key_file(path)
+    made = path.read_bytes()
+    link.symlink_to(tmp_path / "nothing")
+    for taken in (path, link, tmp_path):
+        with pytest.raises(ConfigError, match=f"^{taken} exists"):
+            make_key_file(taken)
+    assert path.read_bytes() == made
+    assert link.is_symlink()
+    with pytest.raises(ConfigError, match="can't be written"):
+        make_key_file(tmp_path / ("k" * 300))
 
 
 def test_tables_learn_under_encryption_what_they_learn_in_the_ring() -> None:
