@@ -403,6 +403,22 @@ def until_vectors(hub, **given):
     return asked
 
 
+def test_an_agent_that_comes_back_to_a_run_uses_no_key_of_a_box_twice(tmp_path, certificates):
+    """A coordinator can lead it into another run and back, and invite it with the same bytes again."""
+    terms = TERMS._replace(protocol="additive")
+    hub = Hub([Site(tmp_path, certificates[0], k, terms) for k in range(AGENTS)], certificates[0], terms)
+    asked, site, boxes = hub.begin(), hub.sites[0], []
+    mine = credentials(certificates[0], "site-0")
+    signer = SumSigner(mine)
+    for _ in range(2):
+        site.sums = SiteSums(0, terms, signer, mine.ca, site.sums._memory)
+        hub.sites[1].sums._known.add(0, site.sums.credential)
+        sealed = hub.protocol.decoded(site.reply(asked[0]).content, hub.plan)
+        boxes.append((dict(sealed.parts)[1], site.sums._sum[2]._machine._peer._own._seeds[1]))
+    one, other = (bytes(a ^ b for a, b in zip(box, seed, strict=False)) for box, seed in boxes)
+    assert one != other  # the stream of the cipher
+
+
 def is_vector(reply, hub):
     return isinstance(reply, SumReply) and isinstance(
         hub.protocol.decoded(reply.content, hub.plan), hub.protocol.vectors

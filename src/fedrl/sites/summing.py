@@ -49,6 +49,8 @@ class SiteSums:
         self._number, self._terms, self._memory = number, terms, memory
         self._known = KnownSigners(authority, terms.run, signer.fingerprint)
         self._protocol, self._shared = PROTOCOLS[terms.protocol], signer.encryption_key
+        # The process may come back to a run: in no sum of it may a key of a box be used twice.
+        signer = signer.renewed()
         self._identity = signer.identity(number, self._known.directory)
         self.credential = signer.credential(terms.run, number)
         self._sum: tuple[AgentJob, int, AgentEnd] | None = None  # job, attempt and the agent's end of the protocol
