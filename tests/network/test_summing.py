@@ -292,6 +292,22 @@ def test_agents_that_decline_their_first_invitation_are_sent_the_credentials_aga
     assert len(rounds[0].rejected) == AGENTS
 
 
+def test_an_agent_that_makes_up_what_it_was_told_is_left_out_alone(certificates, tmp_path):
+    """Else the others would decline each sum with it, and accuse the coordinator."""
+
+    async def lie(agent, link, task):
+        if task.job < 2:
+            return False
+        agent.last_sum = agent.last_sum[0], bytes(8)  # it was merged
+        return False
+
+    with summing(masked(), certificates, tmp_path, {1: {"act": lie}}) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [5.0, 4.0, 4.0]
+    assert [[agent for agent, _ in found.rejected] for found in rounds] == [[], [1], [1]]
+    assert all("it says that it was told something else" in found.rejected[0].reason for found in rounds[1:])
+
+
 @pytest.mark.parametrize("phase", PHASES.values())
 def test_a_phase_ends_without_an_agent_that_says_nothing(certificates, tmp_path, phase):
     federation = masked(phase_s=2.0)  # so long that the others answer in time on a busy machine
