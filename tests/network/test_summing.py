@@ -308,6 +308,19 @@ def test_an_agent_that_makes_up_what_it_was_told_is_left_out_alone(certificates,
     assert all("it says that it was told something else" in found.rejected[0].reason for found in rounds[1:])
 
 
+def test_agents_that_all_say_keys_where_a_protocol_has_none_do_not_end_the_coordinator(certificates, tmp_path):
+    async def say_keys(agent, link, task):
+        if task.job == 1:
+            await agent.say(link, agent.sums.done(agent.as_kept())._replace(content=bytes(96)))
+        return task.job == 1
+
+    behaviour = {k: {"act": say_keys} for k in range(AGENTS)}
+    with summing(masked(protocol="additive"), certificates, tmp_path, behaviour) as sited:
+        rounds = sited.rounds(2)
+    assert [found.weight for found in rounds] == [0.0, 5.0]
+    assert {reason for _, reason in rounds[0].rejected} == {"it has said 96 bytes of keys for the sum, and 0 were due"}
+
+
 @pytest.mark.parametrize("phase", PHASES.values())
 def test_a_phase_ends_without_an_agent_that_says_nothing(certificates, tmp_path, phase):
     federation = masked(phase_s=2.0)  # so long that the others answer in time on a busy machine

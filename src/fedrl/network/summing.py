@@ -91,8 +91,9 @@ class Sums:
             return f"it has trained from version {news.version}, and {ordered} was sent"
         if not news.fits:
             return "its update is not finite, or beyond the grid of the sum"
-        if news.content and len(news.content) != ADVERT_BYTES:
-            return f"it has said {len(news.content)} bytes of keys for the sum, and {ADVERT_BYTES} were due"
+        due = ADVERT_BYTES if PROTOCOLS[self._terms.protocol].advertises else 0
+        if len(news.content) not in (0, due):
+            return f"it has said {len(news.content)} bytes of keys for the sum, and {due} were due"
         try:
             said = of_text(news.last_sum)
         except SecureSumError as fault:
