@@ -29,6 +29,7 @@ from fedrl.secure.ckks import new_encryption_key
 from fedrl.secure.grid import ring_sum
 from fedrl.secure.messages import KINDS, AdvertList, Delivery, SurvivorList, TagList
 from fedrl.secure.protocols import PROTOCOLS
+from fedrl.sites.memory import MaskedNote
 from fedrl.stages import quantize
 from fedrl.transport.local import LocalTransport
 from fedrl.wire.protocol import Hello, Leave, Reader, Ready, Sent
@@ -271,6 +272,53 @@ def test_an_agent_that_begins_anew_after_its_job_and_before_the_sum_takes_part_w
     assert [found.weight for found in rounds] == [5.0] * 3
     assert gone
     assert not any(found.rejected for found in rounds)
+
+
+def test_agents_that_decline_their_first_invitation_are_sent_the_credentials_again(certificates, tmp_path):
+    """As after a restart of all in a sum: they have sent a masked vector of the version, and read no further."""
+
+    async def invited_to_what_it_has_sent(agent, link, message):
+        memory = agent.sums._memory
+        if message.job != 1 or memory.masked() is not None:
+            return False
+        memory.note_masked(MaskedNote(1, agent.kept[0][1], "00" * 32))
+        return False
+
+    behaviour = {k: {"summed": invited_to_what_it_has_sent} for k in range(AGENTS)}
+    with summing(masked(), certificates, tmp_path, behaviour) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [0.0, 5.0, 5.0]
+    assert all("has sent a masked vector of version" in reason for _, reason in rounds[0].rejected)
+    assert len(rounds[0].rejected) == AGENTS
+
+
+def test_an_agent_that_makes_up_what_it_was_told_is_left_out_alone(certificates, tmp_path):
+    """Else the others would decline each sum with it, and accuse the coordinator."""
+
+    async def lie(agent, link, task):
+        if task.job < 2:
+            return False
+        agent.last_sum = agent.last_sum[0], bytes(8)  # it was merged
+        return False
+
+    with summing(masked(), certificates, tmp_path, {1: {"act": lie}}) as sited:
+        rounds = sited.rounds(3)
+    assert [found.weight for found in rounds] == [5.0, 4.0, 4.0]
+    assert [[agent for agent, _ in found.rejected] for found in rounds] == [[], [1], [1]]
+    assert all("it says that it was told something else" in found.rejected[0].reason for found in rounds[1:])
+
+
+def test_agents_that_all_say_keys_where_a_protocol_has_none_do_not_end_the_coordinator(certificates, tmp_path):
+    async def say_keys(agent, link, task):
+        if task.job == 1:
+            await agent.say(link, agent.sums.done(agent.as_kept())._replace(content=bytes(96)))
+        return task.job == 1
+
+    behaviour = {k: {"act": say_keys} for k in range(AGENTS)}
+    with summing(masked(protocol="additive"), certificates, tmp_path, behaviour) as sited:
+        rounds = sited.rounds(2)
+    assert [found.weight for found in rounds] == [0.0, 5.0]
+    assert {reason for _, reason in rounds[0].rejected} == {"it has said 96 bytes of keys for the sum, and 0 were due"}
 
 
 @pytest.mark.parametrize("phase", PHASES.values())

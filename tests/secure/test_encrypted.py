@@ -30,7 +30,7 @@ from fedrl.secure import (
     new_encryption_key,
     ring_sum,
 )
-from fedrl.secure.ckks import DEGREE, MOST_AGENTS, NOISE_VARIANCE, SCALE, chance_of_noise
+from fedrl.secure.ckks import DEGREE, MOST_AGENTS, NOISE_VARIANCE, SCALE, chance_of_noise, make_key_file
 from fedrl.secure.sizes import encrypted_phases
 from tests.support.quadratic import FLEET, quadratic
 
@@ -157,6 +157,10 @@ def test_a_vector_under_another_key_is_found_when_the_sum_is_opened() -> None:
         decrypt(PLAN, KEY, adder(*vectors()[:3], foreign[3]).sum())
 
 
+TOO_LARGE = r"^The vector of agent 3 has an entry beyond 536870911, the largest of which the sum of 4 agents fits"
+"""It goes to the coordinator, so it does not say how large the entry is."""
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -164,8 +168,8 @@ def test_a_vector_under_another_key_is_found_when_the_sum_is_opened() -> None:
         (np.full(SIZE, np.nan, np.float32), "float32"),
         (np.zeros(SIZE - 1, np.int32), "has 4 entries, and the sum was planned for 5"),
         (np.zeros((1, SIZE), np.int32), r"int32 \[1, 5\]"),
-        (np.full(SIZE, PLAN.largest + 1, np.int32), r"vector of agent 3 reaches 536870912, and 536870911"),
-        (np.full(SIZE, -(2**31), np.int32), r"agent 3 reaches 2147483648"),
+        (np.full(SIZE, PLAN.largest + 1, np.int32), TOO_LARGE),
+        (np.full(SIZE, -(2**31), np.int32), TOO_LARGE),
     ],
 )
 def test_a_vector_that_does_not_fit_is_refused_before_it_is_hidden(wrong: np.ndarray, said: str) -> None:
@@ -255,6 +259,20 @@ def test_a_key_is_a_file_of_its_owner(tmp_path) -> None:
     with pytest.raises(ConfigError, match="10 bytes are no key of encrypted sums"):
         EncryptionKey(b"0123456789")
     assert "content" not in repr(KEY)
+
+
+def test_a_key_is_made_in_no_place_that_is_taken_and_what_is_wrong_is_a_sentence(tmp_path) -> None:
+    path, link = tmp_path / "sum.key", tmp_path / "link.key"
+    make_key_file(path)
+    made = path.read_bytes()
+    link.symlink_to(tmp_path / "nothing")
+    for taken in (path, link, tmp_path):
+        with pytest.raises(ConfigError, match=f"^{taken} exists"):
+            make_key_file(taken)
+    assert path.read_bytes() == made
+    assert link.is_symlink()
+    with pytest.raises(ConfigError, match="can't be written"):
+        make_key_file(tmp_path / ("k" * 300))
 
 
 def test_tables_learn_under_encryption_what_they_learn_in_the_ring() -> None:

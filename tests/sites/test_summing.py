@@ -403,6 +403,22 @@ def until_vectors(hub, **given):
     return asked
 
 
+def test_an_agent_that_comes_back_to_a_run_uses_no_key_of_a_box_twice(tmp_path, certificates):
+    """A coordinator can lead it into another run and back, and invite it with the same bytes again."""
+    terms = TERMS._replace(protocol="additive")
+    hub = Hub([Site(tmp_path, certificates[0], k, terms) for k in range(AGENTS)], certificates[0], terms)
+    asked, site, boxes = hub.begin(), hub.sites[0], []
+    mine = credentials(certificates[0], "site-0")
+    signer = SumSigner(mine)
+    for _ in range(2):
+        site.sums = SiteSums(0, terms, signer, mine.ca, site.sums._memory)
+        hub.sites[1].sums._known.add(0, site.sums.credential)
+        sealed = hub.protocol.decoded(site.reply(asked[0]).content, hub.plan)
+        boxes.append((dict(sealed.parts)[1], site.sums._sum[2]._machine._peer._own._seeds[1]))
+    one, other = (bytes(a ^ b for a, b in zip(box, seed, strict=False)) for box, seed in boxes)
+    assert one != other  # the stream of the cipher
+
+
 def is_vector(reply, hub):
     return isinstance(reply, SumReply) and isinstance(
         hub.protocol.decoded(reply.content, hub.plan), hub.protocol.vectors
@@ -604,6 +620,34 @@ def test_a_coordinator_that_tells_one_agent_another_verdict_gets_no_further_sum_
     replies = invited_to(hub, 2, 8)
     assert all(isinstance(reply, Declined) for reply in replies)
     assert all(re.match(DIFFERENT, reply.reason) for reply in replies), replies
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_nor_after_all_have_begun_anew(certificates, hub, between):
+    """It can end their processes, or lead them into another run and back; also in a sum without the agent."""
+    summed(hub)
+    job, version = 2, 8
+    if between:
+        next_job(hub, job, version, lambda agent: agent != 3)
+        assert len(masked_without_3(hub, job, version)) == 4
+        job, version = 3, 9
+    next_job(hub, job, version, lambda agent: agent != 3)
+    for site in hub.sites:
+        site.sums = site.restarted().sums
+    replies = invited_to(Hub(hub.sites, certificates[0]), job, version)
+    assert [isinstance(reply, Declined) for reply in replies] == [True, True, True, not between, True]
+    assert all(re.match(DIFFERENT, reply.reason) for reply in replies if isinstance(reply, Declined)), replies
+    assert (hub.sites[0].given[0] / "site-0" / RUN / "verdicts.json").stat().st_mode & 0o777 == 0o600
+
+
+def masked_without_3(hub, job, version):
+    """The masked vectors of a sum of the others, which the coordinator ends then."""
+    members = (0, 1, 2, 4)
+    orders = told_orders(hub, members)
+    plan = hub.plan = hub.terms.plan(version, HEARD.hex(), 0, orders)
+    hub.machine, hub.job, hub.attempt = hub.protocol.coordinator(plan), job, 0
+    hub.phase(hub.phase(hub.phase({k: hub.invitation(k, members, 0, job, version, orders=orders) for k in members})))
+    return [k for k in members if is_masked(hub.sites[k].replies[-1], hub)]
 
 
 def test_it_can_not_hide_that_in_the_orders(hub):

@@ -161,7 +161,8 @@ class Sites(Executor):
             sent = row_of(table.sent, row)
             encoded[row] = sent, self._broadcasts.encode(sent) if self._copies is None else self._copies.of(table, row)
             if self._sums is not None:
-                self._sums.heard(int(sent.version), self._broadcasts.encode(sent))
+                told = distant.settled, distant.verdict == MERGED
+                self._sums.heard(int(sent.version), self._broadcasts.encode(sent), *told)
         digests = {row: digest_of(x) for row, (_, x) in encoded.items() if isinstance(x, bytes)}
         for i, agent in enumerate(ids.tolist()):
             row = int(jobs.row[i])

@@ -65,12 +65,25 @@ class Sums:
         self._heard = (-1, "")
         self._said: dict[int, tuple[int, bytes]] = {}  # job, and the keys that an agent has said when it was done
         self._told: dict[int, tuple[int, bytes]] = {}  # what each agent says that it was told of its last sum
+        self._added_in: dict[int, tuple[int, tuple[int, bytes]]] = {}  # job, and the sum in which an agent was with it
+        self._verdicts: dict[int, tuple[int, bytes]] = {}  # what each agent is told of its last sum
         clock.said_again = self._said_again
 
-    def heard(self, version: int, broadcast: bytes) -> None:
-        """Note the broadcast of a version, which agents compare with what they have received."""
+    def heard(self, version: int, broadcast: bytes, settled: np.ndarray, merged: np.ndarray) -> None:
+        """Note the broadcast of a version, which agents compare with what they have received, and verdicts on jobs.
+
+        Args:
+            version: The version.
+            broadcast: What agents of this version are sent.
+            settled: The last job of each agent on which there is a verdict.
+            merged: Whether the update of that job was merged.
+        """
         # One is enough: agents of one version are summed before those of the next one are given jobs.
         self._heard = version, hashlib.sha256(broadcast).hexdigest()
+        for agent, (job, last_sum) in list(self._added_in.items()):
+            if int(settled[agent]) == job:
+                self._verdicts[agent] = last_sum if merged[agent] else (last_sum[0], bytes(8))
+                del self._added_in[agent]
 
     def why_not(self, news: AgentNews, ordered: int) -> str:
         """Return why the job of an agent counts as rejected, which says that it is done; "" if it may be summed."""
@@ -78,12 +91,17 @@ class Sums:
             return f"it has trained from version {news.version}, and {ordered} was sent"
         if not news.fits:
             return "its update is not finite, or beyond the grid of the sum"
-        if news.content and len(news.content) != ADVERT_BYTES:
-            return f"it has said {len(news.content)} bytes of keys for the sum, and {ADVERT_BYTES} were due"
+        due = ADVERT_BYTES if PROTOCOLS[self._terms.protocol].advertises else 0
+        if len(news.content) not in (0, due):
+            return f"it has said {len(news.content)} bytes of keys for the sum, and {due} were due"
         try:
-            self._told[news.agent] = of_text(news.last_sum)
+            said = of_text(news.last_sum)
         except SecureSumError as fault:
             return str(fault)
+        told = self._verdicts.get(news.agent, NO_SUM)
+        if said[0] == told[0] and said != told:  # the others would take no part: one agent could end each sum
+            return f"it says that it was told something else of its update of version {said[0]} than it was"
+        self._told[news.agent] = said
         self._said[news.agent] = news.job, news.content
         return ""
 
@@ -137,6 +155,10 @@ class Sums:
             shown = one.advertised(said)
             total, why = one.run(self._invitations(plan, each, attempt, said, shown))
             missing |= one.missing
+            for agent in one.missing:  # who declines may have done so before it read the credentials
+                self._passed.pop(agent, None)
+            if total is not None:
+                self._added_in |= {k: (jobs[k], (version, plan.digest[:8])) for k in one.included}
             if total is not None or not one.repeatable:
                 return total, one.included if total is not None else (), why
             members = tuple(k for k in members if k not in one.missing)

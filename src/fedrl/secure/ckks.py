@@ -18,6 +18,7 @@ import contextlib
 import functools
 import hashlib
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def make_key_file(path: Path) -> None:
     Raises:
         ConfigError: There is a file, it can't be written, or the package of the extra `he` is missing.
     """
-    if path.exists():
+    if os.path.lexists(path):  # also a link to nothing; and False where `exists` raises, as for a name that is too long
         raise ConfigError(
             f"{path} exists. Agents with another key could not open sums with those that have it. Remove the file "
             "first if no site uses it, or name another one."

@@ -4,11 +4,13 @@
                                                                         fingerprint of the key of encrypted sums
 
 A coordinator passes credentials on and can make none without the key of the authority, so it can't be the neighbours of
-an agent. Certificates are those of `fedrl.transport`; the X25519 key is drawn by each process and is in no file.
+an agent. Certificates are those of `fedrl.transport`; the X25519 key is drawn each time that an agent
+opens a run, and is in no file.
 """
 
 from __future__ import annotations
 
+import copy
 import datetime
 import struct
 from pathlib import Path
@@ -91,6 +93,14 @@ class SumSigner:
         self._certificate, self._name = _der(certificate), common_name(certificate.subject)
         self._key: Any = X25519PrivateKey.generate()
         self.encryption_key = encryption_key
+
+    def renewed(self) -> SumSigner:
+        """Return a signer with another key: an `Identity` remembers its sums, and a new one may not have its key."""
+        from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+        found = copy.copy(self)
+        found._key = X25519PrivateKey.generate()
+        return found
 
     @property
     def fingerprint(self) -> bytes:

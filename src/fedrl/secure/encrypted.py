@@ -158,10 +158,10 @@ def encrypt(plan: EncryptedSumPlan, key: EncryptionKey, agent: int, values: np.n
     entries = as_ring(values).view(np.int32)
     if entries.size != plan.size:
         raise ValueError(f"A vector has {entries.size} entries, and the sum was planned for {plan.size}.")
-    reach = int(np.abs(entries.astype(np.int64)).max())
-    if reach > plan.largest:
+    if np.abs(entries.astype(np.int64)).max() > plan.largest:
+        # Not by how much: the sentence goes to the coordinator.
         raise SecureSumError(
-            f"The vector of agent {agent} reaches {reach}, and {plan.largest} is the largest entry of which the sum of "
+            f"The vector of agent {agent} has an entry beyond {plan.largest}, the largest of which the sum of "
             f"{len(plan.members)} agents fits into 32 bits. Use a coarser grid."
         )
     return EncryptedVector(agent, ckks.encrypted(key, entries))

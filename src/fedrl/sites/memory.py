@@ -6,6 +6,7 @@
     FOLDER/RUN/state.safetensors    state of the agent, with the last job, its version and its update, and under down
                                     stages the copy of the server's parameters
     FOLDER/RUN/masked.json          the last version of which a masked vector was sent, where sums hide updates
+    FOLDER/RUN/verdicts.json        who was in the last sum, and what was told of earlier ones
 
 State, update and copy are one file, which is on the disk before the update is sent. So whatever was sent can be sent
 again as the same bytes, and no job is trained twice with keys from which something has left the site.
@@ -17,17 +18,19 @@ import json
 import os
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fedrl.core import durable
-from fedrl.core.errors import RunError, reason
+from fedrl.core.errors import RunError, SecureSumError, reason
 from fedrl.core.keys import ROOT_BYTES, Root
 from fedrl.engines.halves.agent import AgentRun
 from fedrl.engines.halves.saved import load, load_beside, save
-from fedrl.secure.orders import LAST_SUM, NO_SUM
+from fedrl.secure.orders import LAST_SUM, NO_SUM, as_text, of_text
 
 IDENTITY = re.compile("[0-9a-f]{32}")
 """Identities of runs. They name folders, so nothing else is accepted."""
@@ -79,6 +82,20 @@ class MaskedNote(NamedTuple):
     job: int
     version: int
     plan: str
+
+
+class SumVerdicts(NamedTuple):
+    """What an agent compares with what others say that they were told of secure sums.
+
+    Attributes:
+        version: Version of the last sum; -1 before the first.
+        included: The agents that were in it.
+        told: What this agent was told of the last sum before that with each other agent, by its number.
+    """
+
+    version: int = -1
+    included: tuple[int, ...] = ()
+    told: Mapping[int, tuple[int, bytes]] = MappingProxyType({})
 
 
 class RunFacts(NamedTuple):
@@ -230,6 +247,31 @@ class RunMemory:
             RunError: It can't be written.
         """
         write_private(self.folder / "masked.json", json.dumps(note._asdict()).encode())
+
+    def verdicts(self) -> SumVerdicts:
+        """Return what is compared of earlier sums; nothing before the first one.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        path = self.folder / "verdicts.json"
+        try:
+            found: Any = json.loads(path.read_bytes())
+            told = {int(agent): of_text(str(each)) for agent, each in found["told"].items()}
+            return SumVerdicts(int(found["version"]), tuple(int(each) for each in found["included"]), told)
+        except FileNotFoundError:
+            return SumVerdicts()
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SecureSumError) as fault:
+            raise _damaged(path, fault) from fault
+
+    def keep_verdicts(self, verdicts: SumVerdicts) -> None:
+        """Write what is compared of earlier sums.
+
+        Raises:
+            RunError: It can't be written.
+        """
+        told = {agent: as_text(each) for agent, each in verdicts.told.items()}
+        write_private(self.folder / "verdicts.json", json.dumps({**verdicts._asdict(), "told": told}).encode())
 
     def _beside(self) -> tuple[Any, ...]:
         """Return the fields of `Kept` after the state."""

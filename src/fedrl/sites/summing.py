@@ -25,7 +25,7 @@ from fedrl.secure.fresh_keys import FreshKeys
 from fedrl.secure.invitation import AgentJob, Terms, accepted, contents
 from fedrl.secure.orders import JobOrder, as_text, check_verdicts
 from fedrl.secure.protocols import PROTOCOLS, AgentEnd
-from fedrl.sites.memory import Kept, MaskedNote, RunMemory
+from fedrl.sites.memory import Kept, MaskedNote, RunMemory, SumVerdicts
 from fedrl.wire.protocol import one_line
 from fedrl.wire.secure_sum import Declined, Invitation, JobDone, SumReply, SumRequest
 
@@ -49,12 +49,13 @@ class SiteSums:
         self._number, self._terms, self._memory = number, terms, memory
         self._known = KnownSigners(authority, terms.run, signer.fingerprint)
         self._protocol, self._shared = PROTOCOLS[terms.protocol], signer.encryption_key
+        # The process may come back to a run: in no sum of it may a key of a box be used twice.
+        signer = signer.renewed()
         self._identity = signer.identity(number, self._known.directory)
         self.credential = signer.credential(terms.run, number)
         self._sum: tuple[AgentJob, int, AgentEnd] | None = None  # job, attempt and the agent's end of the protocol
         self._fresh: tuple[int, FreshKeys] | None = None  # the keys that were said when this job was done
-        self._included: tuple[int, tuple[int, ...]] = (-1, ())  # version of the last sum, and who was in it
-        self._told: dict[int, tuple[int, bytes]] = {}  # of the last sum with each other agent, in this process alone
+        self._verdicts = memory.verdicts()
         self._last: tuple[Invitation | SumRequest, SumReply | Declined] | None = None
         self.faults: list[str] = []
 
@@ -94,11 +95,13 @@ class SiteSums:
             merged: The verdict on it.
 
         Raises:
-            RunError: The note about a masked vector is damaged.
+            RunError: The note about a masked vector is damaged, or what was told can't be written.
         """
         note = self._memory.masked()
         if note is None or (note.job, note.version) != (kept.job, kept.version):
             return kept.last_sum  # that job was in no sum
+        if self._verdicts.version == kept.last_sum[0]:  # nobody has said who was in the sum of that job
+            self._keep(self._verdicts.version, (), kept)
         return note.version, bytes.fromhex(note.plan)[:8] if merged else bytes(8)
 
     def advert(self, job: int) -> bytes:
@@ -147,10 +150,12 @@ class SiteSums:
 
     def _told_with(self, kept: Kept) -> Mapping[int, tuple[int, bytes]]:
         """Return what this agent was told of the last sum in which both were, by the number of the other agent."""
-        version, included = self._included
-        if version == kept.last_sum[0]:
-            self._told |= dict.fromkeys(included, kept.last_sum)
-        return self._told
+        version, included, told = self._verdicts
+        return {**told, **dict.fromkeys(included, kept.last_sum)} if version == kept.last_sum[0] else told
+
+    def _keep(self, version: int, included: tuple[int, ...], kept: Kept) -> None:
+        self._verdicts = SumVerdicts(version, included, self._told_with(kept))
+        self._memory.keep_verdicts(self._verdicts)
 
     def _said(self, invited: Invitation) -> FreshKeys | None:
         """Return the keys that the agent has said, if the invitation goes on from them: others have them already."""
@@ -178,8 +183,9 @@ class SiteSums:
         end = self._sum[2]
         message = end.answer(self._protocol.decoded(asked.content, end.plan), _values(kept))
         self.faults = end.faults
-        if end.included:
-            self._included = kept.version, end.included
+        if end.included and self._verdicts.version != kept.version:
+            # On the disk: a coordinator can end the process of each agent, or lead all into another run and back.
+            self._keep(kept.version, end.included, kept)
         return self._leaving(end, message, kept)
 
     def _leaving(self, end: AgentEnd, message: object, kept: Kept) -> bytes:
