@@ -199,6 +199,9 @@ class Told(SiteSums):
     def last_sum(self, kept, merged):
         return kept.last_sum
 
+    def advert(self, job):
+        return b""
+
 
 def test_no_state_stays_of_a_job_whose_order_was_compared_in_no_sum(tmp_path):
     """A share of one for this agent and of zero for the others, without a sum; then a regular sum, which would give

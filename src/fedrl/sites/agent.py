@@ -321,6 +321,7 @@ class SiteAgent:
         if before is not None and before.welcome.run == welcome.run:
             before.check_again(welcome)
             return
+        check_welcome(welcome, None)  # before a folder is named after it, and a setting looked up
         await self._work.replaced(await self._work.in_thread(self._opened, welcome, self._setting(welcome)))
         if self._steps_per_s is None:
             self._say("compiling", "It compiles its programs.")
@@ -331,7 +332,6 @@ class SiteAgent:
         return setting_for(welcome, self._setting_of)
 
     def _opened(self, welcome: Welcome, setting: PyTree) -> RunJobs:
-        check_welcome(welcome, None)  # before a folder is named after it
         memory = RunMemory(self._folder, welcome.run, self._digest.digest)
         given = (self._may_leave, self._seed, self._options, self._bids)
         sums = None

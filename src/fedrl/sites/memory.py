@@ -90,12 +90,12 @@ class SumVerdicts(NamedTuple):
     Attributes:
         version: Version of the last sum; -1 before the first.
         included: The agents that were in it.
-        told: What this agent was told of the last sum before that with each other agent, by its number.
+        last_sums: What this agent was told of the last sum before that with each other agent, by its number.
     """
 
     version: int = -1
     included: tuple[int, ...] = ()
-    told: Mapping[int, tuple[int, bytes]] = MappingProxyType({})
+    last_sums: Mapping[int, tuple[int, bytes]] = MappingProxyType({})
 
 
 class RunFacts(NamedTuple):
@@ -257,8 +257,8 @@ class RunMemory:
         path = self.folder / "verdicts.json"
         try:
             found: Any = json.loads(path.read_bytes())
-            told = {int(agent): of_text(str(each)) for agent, each in found["told"].items()}
-            return SumVerdicts(int(found["version"]), tuple(int(each) for each in found["included"]), told)
+            sums = {int(agent): of_text(str(each)) for agent, each in found["last_sums"].items()}
+            return SumVerdicts(int(found["version"]), tuple(int(each) for each in found["included"]), sums)
         except FileNotFoundError:
             return SumVerdicts()
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SecureSumError) as fault:
@@ -270,8 +270,8 @@ class RunMemory:
         Raises:
             RunError: It can't be written.
         """
-        told = {agent: as_text(each) for agent, each in verdicts.told.items()}
-        write_private(self.folder / "verdicts.json", json.dumps({**verdicts._asdict(), "told": told}).encode())
+        sums = {agent: as_text(each) for agent, each in verdicts.last_sums.items()}
+        write_private(self.folder / "verdicts.json", json.dumps({**verdicts._asdict(), "last_sums": sums}).encode())
 
     def _beside(self) -> tuple[Any, ...]:
         """Return the fields of `Kept` after the state."""
