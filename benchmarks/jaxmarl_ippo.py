@@ -38,7 +38,7 @@ from benchmarks.turns import Contestant, Introduction, serve
 
 WORLD, PLAYERS, SEEDS = "MPE_simple_spread_v3", 3, 10
 COPIES, STEPS = 16, 128
-UPDATES = 488  # a million steps of the world for each seed
+UPDATES = 98  # 200,000 steps of the world for each seed
 TURN, TURNS = 20, 5  # updates of a turn
 
 Training = Callable[[], list[float]]  # the mean return of each seed in the last tenth of the updates
