@@ -1,4 +1,4 @@
-"""Golden hashes: what twenty-one small federations come to in two commits, computed on one machine and compared.
+"""Golden hashes: what small federations come to in two commits, computed on one machine and compared.
 
     commit --git worktree--> its src --a process of its own--> parameters of every case --> hashes, compared
 
