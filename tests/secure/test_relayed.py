@@ -252,7 +252,7 @@ def test_agents_in_a_sum_have_the_parts_of_all_others_whoever_lies():
     ("sender", "message", "said"),
     [
         (2, ReceivedParts(2, (2,)), "too late or too early"),
-        (2, SealedParts(3, ()), "of another agent, a second one"),
+        (2, SealedParts(3, ()), "in the name of another agent"),
         (9, SealedParts(9, ()), "is not in the sum"),
         (2, SealedParts(2, ((3, bytes(48)),)), "not one of 48 bytes for each other agent"),
         (2, SealedParts(2, ((3, bytes(48)), (5, bytes(48)), (8, bytes(47)))), "not one of 48 bytes"),
@@ -265,3 +265,6 @@ def test_a_message_that_is_not_due_is_refused(sender, message, said):
     there = Sum().close()
     with pytest.raises(SecureSumError, match="says that it has parts of agents that sent none, or not its own"):
         there.relay.receive(2, ReceivedParts(2, (3, 5)))
+    there.relay.receive(2, ReceivedParts(2, (2, 3)))
+    with pytest.raises(SecureSumError, match="Agent 2 sent a second ReceivedParts; the first one counts"):
+        there.relay.receive(2, ReceivedParts(2, (2,)))

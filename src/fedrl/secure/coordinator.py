@@ -39,6 +39,7 @@ from fedrl.secure.messages import (
 from fedrl.secure.plan import SumPlan
 from fedrl.secure.ring import add, as_ring
 from fedrl.secure.shares import commitment, joined
+from fedrl.secure.steps import check_turn
 from fedrl.secure.transcript import (
     MASK_KEY,
     SEED,
@@ -96,24 +97,15 @@ class SumCoordinator:
         Raises:
             SecureSumError: It is not what this agent has to send now.
         """
-        phases: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+        phases: dict[str, tuple[type[Any] | None, Callable[[Any], Any]]] = {
             "adverts": (Advert, self._take_advert),
             "shares": (SealedShares, self._take_shares),
             "masked": (MaskedValues, self._take_masked),
             "tags": (SurvivorTags, self._take_tags),
             "opening": (OpenedShares, self._take_opened),
         }
-        expected, take = phases.get(self.phase, (type(None), bool))
-        if not isinstance(message, expected):
-            raise SecureSumError(
-                f"Agent {sender} sent a {type(message).__name__} in the phase {self.phase!r}: too late or too early."
-            )
-        if getattr(message, "agent", None) != sender:
-            raise SecureSumError(f"Agent {sender} sent a {expected.__name__} in the name of another agent.")
-        if sender not in self._present:
-            raise SecureSumError(f"Agent {sender} sent a {expected.__name__}, and is not in the sum any more.")
-        if sender in self._came:
-            raise SecureSumError(f"Agent {sender} sent a second {expected.__name__}; the first one counts.")
+        expected, take = phases.get(self.phase, (None, bool))
+        check_turn(sender, message, expected, self.phase, self._present, self._came)
         self._came[sender] = take(message)
 
     def _take_advert(self, advert: Advert) -> Advert:

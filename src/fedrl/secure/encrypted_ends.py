@@ -19,7 +19,7 @@ from fedrl.secure.ckks import EncryptionKey
 from fedrl.secure.encrypted import CiphertextAdder, EncryptedSum, EncryptedSumPlan, EncryptedVector, decrypt, encrypt
 from fedrl.secure.identity import Identity
 from fedrl.secure.ring import as_ring
-from fedrl.secure.steps import ENDED, Steps
+from fedrl.secure.steps import ENDED, Steps, check_turn
 
 PHASES = ("vectors", "opening")
 """The phases in which agents send."""
@@ -155,13 +155,8 @@ class EncryptedSumCoordinator:
             SecureSumError: It is not what this agent has to send now; nothing was changed.
         """
         kinds: dict[str, Any] = {"vectors": EncryptedValues, "opening": OpenedTotal}
-        expected = kinds.get(self.phase)
-        if expected is None or not isinstance(message, expected):
-            raise SecureSumError(
-                f"Agent {sender} sent a {type(message).__name__} in the phase {self.phase!r}: too late or too early."
-            )
-        if message.agent != sender:
-            raise SecureSumError(f"Agent {sender} sent a {expected.__name__} in the name of another agent.")
+        # Who has sent a vector is known to the adder, and who may open the sum is checked below.
+        check_turn(sender, message, kinds.get(self.phase), self.phase, self.plan.members, ())
         if isinstance(message, EncryptedValues):
             self._adder.receive(sender, EncryptedVector(sender, message.vector_ciphertexts))
             return

@@ -33,7 +33,7 @@ from fedrl.secure.identity import Identity
 from fedrl.secure.masks import KEY_BYTES
 from fedrl.secure.messages import PART_BOX
 from fedrl.secure.ring import as_ring
-from fedrl.secure.steps import ENDED, Steps
+from fedrl.secure.steps import ENDED, Steps, check_turn
 
 PHASES = ("parts", "received", "sums")
 """The phases in which agents send."""
@@ -266,16 +266,7 @@ class PartsRelay:
             SecureSumError: It is not what this agent has to send now; nothing was changed.
         """
         kinds: dict[str, Any] = {"parts": SealedParts, "received": ReceivedParts, "sums": PartialValues}
-        expected = kinds.get(self.phase)
-        if expected is None or not isinstance(message, expected):
-            raise SecureSumError(
-                f"Agent {sender} sent a {type(message).__name__} in the phase {self.phase!r}: too late or too early."
-            )
-        if message.agent != sender or sender not in self._present or sender in self._came:
-            raise SecureSumError(
-                f"Agent {sender} sent a {expected.__name__} of another agent, a second one, or is not in the sum any "
-                "more."
-            )
+        check_turn(sender, message, kinds.get(self.phase), self.phase, self._present, self._came)
         if isinstance(message, SealedParts):
             self._check_parts(message)
         elif isinstance(message, PartialValues):
