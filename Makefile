@@ -1,6 +1,6 @@
 # make demo          ten agents learn CartPole together, in a minute
 # make demo-network  the same with a coordinator and five agents as processes, over mutual TLS
-# make test          the tests that take up to three seconds with all their cases, in 10 minutes on two cores
+# make test          the tests that take up to three seconds with all their cases, in 15 minutes on two cores
 # make test-long     the others, in hours; each is told as it ends
 # make test-network those with a coordinator and agents on hosts made of network namespaces, as root: CI runs them
 # make chaos         50 federations whose coordinator, agents and links fail 60 times each, in 20 minutes at most
