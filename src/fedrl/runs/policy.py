@@ -140,7 +140,7 @@ class TrainedPolicy:
             )
             chosen = self._chosen(seen.T, deterministic, drawn())
             kept[:] = [chosen[:, chosen.shape[1] - size :]]
-            own = action_in(space.action, chosen.T)
+            own = action_in(space.action, jnp.asarray(chosen.T))
             return actions_of(self.action_space, np.moveaxis(np.asarray(own), -1, 0), single)
 
         return act
